@@ -1,0 +1,307 @@
+//! The command line.
+//!
+//! In: arguments. Out: [`Options`], one variant of [`Command`] per scenario, with [`Common`] shared by all.
+//! Invariant: every option has a unit in its name or in its help.
+use std::net::SocketAddr;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+
+/// What the connections speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Protocol {
+    /// Centrifuge client protocol v2 in JSON.
+    CentrifugeJson,
+    /// Centrifuge client protocol v2 in Protobuf.
+    CentrifugeProtobuf,
+    /// Plain WebSocket messages; a connection subscribes by being there.
+    Websocket,
+}
+
+/// When a closed loop publishes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Refill {
+    /// `--outstanding` messages in one write; the next ones when every subscriber has received all of them.
+    Round,
+    /// A further message whenever the deliveries outstanding fall below `--outstanding` messages' worth.
+    Slide,
+}
+
+/// How the fanout scenario publishes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Via {
+    /// Over Ringway's ingest port.
+    Ingest,
+    /// Over a WebSocket connection to `--publish-path`, whose every message the server broadcasts.
+    Websocket,
+}
+
+/// The load generator's arguments.
+#[derive(Debug, Parser)]
+#[command(name = "ringway-loadgen", version, about = "Measures a WebSocket gateway: connections, fan-out, echo, ingest")]
+pub struct Options {
+    /// The scenario.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Options {
+    /// The options that all scenarios share; none for a worker.
+    pub fn common(&self) -> Option<&Common> {
+        match &self.command {
+            Command::Connect(options) => Some(&options.common),
+            Command::Fanout(options) => Some(&options.common),
+            Command::Echo(options) => Some(&options.common),
+            Command::Ingest(options) => Some(&options.common),
+            Command::Worker => None,
+        }
+    }
+}
+
+/// The scenarios.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Open connections at a rate or as fast as they come, hold them, answer pings, close.
+    Connect(ConnectOptions),
+    /// Publish to subscribers, open-loop at a rate or closed-loop with some messages outstanding.
+    Fanout(FanoutOptions),
+    /// Send messages that the server sends back, some outstanding per connection.
+    Echo(EchoOptions),
+    /// Publish over the ingest port, as fast as acknowledgements allow or at a rate.
+    Ingest(IngestOptions),
+    /// One worker process; started by the program itself.
+    #[command(hide = true)]
+    Worker,
+}
+
+/// What all scenarios share.
+#[derive(Args, Clone, Debug)]
+pub struct Common {
+    /// Print one JSON object on stdout.
+    #[arg(long)]
+    pub json: bool,
+    /// Core to pin the load generator's processes to; several are given to the processes in turn.
+    #[arg(long, value_delimiter = ',')]
+    pub cpu: Vec<usize>,
+    /// Process of the server under test (several if it has several): its CPU and memory are read around the window.
+    #[arg(long, value_delimiter = ',')]
+    pub server_pid: Vec<u32>,
+    /// Name of what is measured, for the report.
+    #[arg(long, default_value = "")]
+    pub label: String,
+    /// Missing, doubled or disordered deliveries are counted but do not fail the run.
+    #[arg(long)]
+    pub lossy: bool,
+    /// Seconds without any progress after which the run fails.
+    #[arg(long, default_value_t = 15)]
+    pub stall_s: u64,
+}
+
+/// Which connections, and how their processes behave.
+#[derive(Args, Clone, Debug)]
+pub struct Clients {
+    /// Server, as ws://address:port/path.
+    #[arg(long, default_value = "ws://127.0.0.1:8000/connection/websocket")]
+    pub url: String,
+    /// What the connections speak.
+    #[arg(long, value_enum, default_value = "centrifuge-json")]
+    pub protocol: Protocol,
+    /// Connections in all.
+    #[arg(long, short = 'n', default_value_t = 1000)]
+    pub connections: u32,
+    /// Channels in all.
+    #[arg(long, short = 'm', default_value_t = 1)]
+    pub channels: u32,
+    /// Subscriptions of each connection; connection i takes channels i*s, i*s+1, ... modulo the number of channels.
+    #[arg(long, short = 's', default_value_t = 1)]
+    pub subscriptions: u32,
+    /// Channel names are this and a number.
+    #[arg(long, default_value = "c")]
+    pub channel_prefix: String,
+    /// Token of the connect command, if any.
+    #[arg(long)]
+    pub token: Option<String>,
+    /// New connections per second; 0: as fast as they come.
+    #[arg(long, default_value_t = 0)]
+    pub connect_rate: u32,
+    /// Connections of one process that may be opening at once.
+    #[arg(long, default_value_t = 256)]
+    pub opening_max: u32,
+    /// Pause before each look for readable sockets, in microseconds: readers then work in batches, and a send seldom
+    /// pays for waking an idle core. Default 1000, for echo 0.
+    #[arg(long)]
+    pub nap_us: Option<u64>,
+    /// Worker processes; 0: as few as the open-file limit allows.
+    #[arg(long, default_value_t = 0)]
+    pub workers: u32,
+    /// Connections that share a source address of 127.0.0.0/8; used for loopback servers only.
+    #[arg(long, default_value_t = 1000)]
+    pub connections_per_address: u32,
+    /// SO_RCVBUF of each connection, in bytes; 0: the kernel's default.
+    #[arg(long, default_value_t = 0)]
+    pub receive_buffer_bytes: u32,
+}
+
+/// Options of `connect`.
+#[derive(Args, Clone, Debug)]
+pub struct ConnectOptions {
+    /// Shared options.
+    #[command(flatten)]
+    pub common: Common,
+    /// Connections.
+    #[command(flatten)]
+    pub clients: Clients,
+    /// Seconds to hold all connections after the last has opened.
+    #[arg(long, default_value_t = 5)]
+    pub hold_s: u64,
+}
+
+/// Options of `fanout`.
+#[derive(Args, Clone, Debug)]
+pub struct FanoutOptions {
+    /// Shared options.
+    #[command(flatten)]
+    pub common: Common,
+    /// Connections.
+    #[command(flatten)]
+    pub clients: Clients,
+    /// Publishing side.
+    #[command(flatten)]
+    pub publishing: Publishing,
+    /// Publications per second over all channels, open-loop; 0: closed-loop.
+    #[arg(long, default_value_t = 0.0)]
+    pub rate: f64,
+    /// Messages outstanding in the closed loop.
+    #[arg(long, short = 'k', default_value_t = 1)]
+    pub outstanding: u32,
+    /// When the closed loop publishes again.
+    #[arg(long, value_enum, default_value = "round")]
+    pub refill: Refill,
+}
+
+/// Where and what to publish, and for how long.
+#[derive(Args, Clone, Debug)]
+pub struct Publishing {
+    /// How to publish; default: ingest for the Centrifuge protocols, websocket for plain WebSocket.
+    #[arg(long, value_enum)]
+    pub publish_via: Option<Via>,
+    /// Path of the publishing WebSocket connection.
+    #[arg(long, default_value = "/publish")]
+    pub publish_path: String,
+    /// Ingest port.
+    #[arg(long, default_value = "127.0.0.1:8002")]
+    pub ingest: SocketAddr,
+    /// Token of the ingest port.
+    #[arg(long, default_value = "dev")]
+    pub ingest_token: String,
+    /// Payload length in bytes.
+    #[arg(long, default_value_t = 128)]
+    pub payload_bytes: usize,
+    /// Seconds of the measured window.
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// Seconds of the same load before the window.
+    #[arg(long, default_value_t = 1.0)]
+    pub warmup_s: f64,
+}
+
+/// Options of `echo`.
+#[derive(Args, Clone, Debug)]
+pub struct EchoOptions {
+    /// Shared options.
+    #[command(flatten)]
+    pub common: Common,
+    /// Connections.
+    #[command(flatten)]
+    pub clients: Clients,
+    /// Messages outstanding per connection.
+    #[arg(long, short = 'k', default_value_t = 1)]
+    pub outstanding: u32,
+    /// Payload length in bytes.
+    #[arg(long, default_value_t = 64)]
+    pub payload_bytes: usize,
+    /// Seconds of the measured window.
+    #[arg(long, default_value_t = 5.0)]
+    pub seconds: f64,
+    /// Seconds of the same load before the window.
+    #[arg(long, default_value_t = 1.0)]
+    pub warmup_s: f64,
+}
+
+/// Options of `ingest`.
+#[derive(Args, Clone, Debug)]
+pub struct IngestOptions {
+    /// Shared options.
+    #[command(flatten)]
+    pub common: Common,
+    /// Publishing side.
+    #[command(flatten)]
+    pub publishing: Publishing,
+    /// Ingest connections.
+    #[arg(long, short = 'n', default_value_t = 4)]
+    pub connections: u32,
+    /// Channels in all; channel i belongs to connection i modulo connections.
+    #[arg(long, short = 'm', default_value_t = 1000)]
+    pub channels: u32,
+    /// Channel names are this and a number.
+    #[arg(long, default_value = "c")]
+    pub channel_prefix: String,
+    /// Publications per frame.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub batch: u32,
+    /// Publications per second in all; 0: as fast as acknowledgements allow.
+    #[arg(long, default_value_t = 0.0)]
+    pub rate: f64,
+    /// Publications in all instead of a time; 0: for `--seconds`.
+    #[arg(long, default_value_t = 0)]
+    pub count: u64,
+    /// Give each publication an idempotency key of 16 bytes.
+    #[arg(long)]
+    pub idempotency_keys: bool,
+}
+
+/// A server address as given by `--url`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Where to connect.
+    pub address: SocketAddr,
+    /// Value of the Host header.
+    pub host: String,
+    /// Path and query.
+    pub path: String,
+}
+
+impl Target {
+    /// Parses `ws://host:port/path`; a name is resolved here, once.
+    pub fn parse(url: &str) -> Result<Target, String> {
+        use std::net::ToSocketAddrs as _;
+        let rest = url.strip_prefix("ws://").ok_or_else(|| format!("--url {url}: only ws:// is spoken"))?;
+        let (host, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
+        let with_port = if host.contains(':') { host.to_string() } else { format!("{host}:80") };
+        let mut found = with_port.to_socket_addrs().map_err(|error| format!("--url {url}: {error}"))?;
+        let address = found.next().ok_or_else(|| format!("--url {url}: no address"))?;
+        Ok(Target { address, host: host.to_string(), path: path.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls() {
+        let target = Target::parse("ws://127.0.0.1:8000/a?b=c").expect("a good url");
+        assert_eq!((target.address.port(), target.host.as_str(), target.path.as_str()), (8000, "127.0.0.1:8000", "/a?b=c"));
+        assert_eq!(Target::parse("ws://127.0.0.1:9").expect("no path").path, "/");
+        assert!(Target::parse("http://127.0.0.1/").is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory as _;
+        Options::command().debug_assert();
+    }
+}

@@ -1,0 +1,65 @@
+//! One connection: what it is at the moment, what it has half received, what waits to be written to it.
+//!
+//! In and out: fields, changed by `shard/`. States: Opening (its clock runs) → Client, Echo or Ingest → Closing (our
+//! last bytes are on their way, its clock runs) → Gone (the driver closes the socket; the slot is free after that).
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::net::IpAddr;
+
+use ringway_wire::message::Fragments;
+
+use crate::ingest_session::IngestSession;
+use crate::outbox::Queue;
+use crate::seam::Port;
+use crate::session::Session;
+
+/// See the file's header.
+#[derive(Debug)]
+pub struct Connection {
+    /// On which port it came in.
+    pub port: Port,
+    /// What it is at the moment.
+    pub phase: Phase,
+    /// What waits to be written.
+    pub outbox: Queue,
+    /// The beginning of something whose end has not arrived; none on an idle connection.
+    pub partial: Option<Box<Vec<u8>>>,
+    /// Fragments of an unfinished message; none on an idle connection.
+    pub fragments: Fragments,
+}
+
+/// What a connection is at the moment.
+#[derive(Debug)]
+pub enum Phase {
+    /// Waits for its upgrade request.
+    Upgrading {
+        /// Bytes in which the end of the request was already looked for.
+        scanned: u32,
+    },
+    /// A client of the Centrifuge protocol.
+    Client(Session),
+    /// Gets back what it sends.
+    Echo,
+    /// A backend, or what says it is one until its hello.
+    Ingest {
+        /// Its state.
+        session: Box<IngestSession>,
+        /// From where, for the log.
+        peer: Option<IpAddr>,
+    },
+    /// Our Close (or HTTP answer, or fatal frame) is queued.
+    Closing {
+        /// Nothing more is expected from the peer: close as soon as everything is written.
+        after_write: bool,
+    },
+    /// The driver has been told to close the socket.
+    Gone,
+}
+
+impl Connection {
+    /// A connection in its first phase.
+    pub fn new(port: Port, phase: Phase) -> Self {
+        Connection { port, phase, outbox: Queue::EMPTY, partial: None, fragments: Fragments::default() }
+    }
+}

@@ -1,0 +1,222 @@
+//! Everything one core may say to another.
+//!
+//! In: made by `owner.rs`, `session.rs`, `ingest_session.rs` and the control plane. Out: travels a lane in order.
+//! Invariant: all that concerns one channel between two cores travels the same two lanes, so the order in which the
+//! owner spoke is the order in which subscribers hear.
+
+use alloc::boxed::Box;
+use alloc::sync::Arc;
+use alloc::vec::Vec;
+
+use ringway_wire::centrifuge::Form;
+use ringway_wire::ingest::PayloadKind;
+
+use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId, Offset};
+use crate::publication::{Publication, Publisher};
+
+/// A run of messages from one core to another, in order. Lanes carry batches, so that a turn costs one queue
+/// operation and at most one wake per target.
+#[derive(Debug)]
+pub struct Batch {
+    /// The sender.
+    pub from: CoreId,
+    /// In the order they were said.
+    pub messages: Vec<LaneMessage>,
+}
+
+/// One message between cores.
+#[derive(Debug)]
+pub enum LaneMessage {
+    /// To the owner: give it an offset, keep it, fan it out.
+    Publish(Box<PublishRequest>),
+    /// To the owner: this connection wants the channel.
+    Subscribe(Box<SubscribeRequest>),
+    /// To the owner: no subscriber of the channel is left here.
+    Leave(Box<LeaveRequest>),
+    /// From the owner, to whoever published.
+    PublishAnswer(PublishAnswer),
+    /// From the owner: position and what was missed. The connection joins its core's list when this is taken.
+    SubscribeAnswer(Box<SubscribeAnswer>),
+    /// From the owner, to each core with interest.
+    Deliver {
+        /// The channel as the receiving core named it when it subscribed.
+        local: LocalChannelId,
+        /// Shared by all cores.
+        publication: Arc<Publication>,
+    },
+}
+
+/// Who waits for the answer to a publish.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A client's publish command.
+    Client {
+        /// The connection.
+        conn: ConnId,
+        /// Id of its command.
+        command: u32,
+    },
+    /// A backend's publish.
+    Ingest {
+        /// The connection.
+        conn: ConnId,
+        /// Number that the backend gave it.
+        seq: u64,
+        /// Payload bytes, whose credit the answer returns.
+        bytes: u32,
+    },
+    /// A call on the control plane.
+    Control {
+        /// Number that the control plane gave it.
+        call: u64,
+    },
+}
+
+/// A publish on its way to the owner. The payload has been checked.
+#[derive(Debug)]
+pub struct PublishRequest {
+    /// Full name.
+    pub channel: Box<str>,
+    /// JSON without raw newlines, or bytes.
+    pub payload: Box<[u8]>,
+    /// Which of the two.
+    pub kind: PayloadKind,
+    /// Scoped to the channel; empty: none.
+    pub idempotency_key: Box<[u8]>,
+    /// Set when a client published.
+    pub publisher: Option<Box<Publisher>>,
+    /// Who waits.
+    pub origin: Origin,
+    /// Where it waits.
+    pub from: CoreId,
+}
+
+/// A publish's fate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublishAnswer {
+    /// Who waits.
+    pub origin: Origin,
+    /// Where it stands in its channel, or why it does not.
+    pub result: Result<Position, PublishError>,
+    /// The same key was published before; `result` is the first one's position.
+    pub duplicate: bool,
+}
+
+/// A place in a channel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Position {
+    /// Of the publication, or of the channel's top. 0: nothing yet, or a channel without history.
+    pub offset: Offset,
+    /// Of the channel.
+    pub epoch: Epoch,
+}
+
+/// Why a publish was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PublishError {
+    /// The channel's prefix is not a configured namespace, or the name is malformed.
+    UnknownChannel,
+    /// Not allowed to publish there.
+    PermissionDenied,
+    /// The namespace wants JSON and the payload is not, or the kinds differ.
+    BadPayload,
+    /// Over `publication_bytes_max`.
+    TooLarge,
+    /// A limit of this node; try again later.
+    Busy,
+}
+
+/// A subscribe on its way to the owner.
+#[derive(Debug)]
+pub struct SubscribeRequest {
+    /// Full name.
+    pub channel: Box<str>,
+    /// How the subscriber's core names the channel.
+    pub local: LocalChannelId,
+    /// Which wire form this subscriber takes, so that the owner encodes only what is needed.
+    pub form: Form,
+    /// Where to resume, if it wants to.
+    pub recover: Option<RecoverFrom>,
+    /// The connection.
+    pub conn: ConnId,
+    /// Id of its command.
+    pub command: u32,
+    /// Its core.
+    pub from: CoreId,
+}
+
+/// A client's last known position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecoverFrom {
+    /// What the client has.
+    pub offset: Offset,
+    /// None: the client does not know one and takes any.
+    pub epoch: Option<Epoch>,
+}
+
+/// The owner's answer to a subscribe.
+#[derive(Debug)]
+pub struct SubscribeAnswer {
+    /// The connection.
+    pub conn: ConnId,
+    /// Id of its command.
+    pub command: u32,
+    /// As given in the request.
+    pub local: LocalChannelId,
+    /// The channel's top, or why not.
+    pub result: Result<Subscribed, SubscribeError>,
+}
+
+/// A subscribe that was granted.
+#[derive(Debug)]
+pub struct Subscribed {
+    /// The channel's top when the owner answered.
+    pub top: Position,
+    /// What the answer says about recovery, if it was asked for.
+    pub recovery: Option<Recovery>,
+}
+
+/// Outcome of a recovery.
+#[derive(Debug)]
+pub enum Recovery {
+    /// All that followed the client's offset, ascending; nothing is missing.
+    Recovered(Vec<Arc<Publication>>),
+    /// Too old, too much, or another epoch: the client must reload its state.
+    NotRecovered,
+}
+
+/// Why the owner refused a subscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SubscribeError {
+    /// `channels_per_shard_max`; try again later.
+    Busy,
+}
+
+/// The last subscriber of a channel has left a core.
+#[derive(Debug)]
+pub struct LeaveRequest {
+    /// Full name.
+    pub channel: Box<str>,
+    /// The name under which it was subscribed; a leave for an older one is ignored.
+    pub local: LocalChannelId,
+    /// The core.
+    pub from: CoreId,
+}
+
+impl LaneMessage {
+    /// Bytes this message keeps in memory while it waits, near enough for a bound. A publication that several cores
+    /// share counts for each.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>()
+            + match self {
+                LaneMessage::Publish(request) => {
+                    size_of::<PublishRequest>() + request.channel.len() + request.payload.len()
+                }
+                LaneMessage::Subscribe(request) => size_of::<SubscribeRequest>() + request.channel.len(),
+                LaneMessage::Leave(request) => size_of::<LeaveRequest>() + request.channel.len(),
+                LaneMessage::SubscribeAnswer(_) => size_of::<SubscribeAnswer>(),
+                LaneMessage::PublishAnswer(_) => 0,
+                LaneMessage::Deliver { publication, .. } => publication.memory_bytes(),
+            }
+    }
+}

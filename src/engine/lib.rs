@@ -1,0 +1,51 @@
+//! The decisions of one core.
+//!
+//! No clock, no socket, no thread, no randomness of its own: time, seeds and bytes are arguments. A driver (the real
+//! loop in `gateway/shard_loop.rs`, or the simulator in `tests/sim`) turns what happens into inputs of
+//! [`shard::Shard`], and carries out what it answers.
+//!
+//! | file | a message's way |
+//! |---|---|
+//! | `seam` | what can happen to a shard, and what it asks for |
+//! | `shard` | all state of one core; moves values between the stages below |
+//! | `handshake` | 2 admits or refuses an upgrade |
+//! | `connection` | 3 what a connection is at the moment |
+//! | `session`, `ingest_session` | 4 what a client or a backend is and may |
+//! | `namespace` | 4 channel name → rules |
+//! | `route` | 5 channel → owning core |
+//! | `owner`, `dedup` | 6 offset, epoch, history, interested cores, repeated keys |
+//! | `publication` | 6 payload and finished frames, encoded once |
+//! | `lanes`, `lane_message` | 6 what cores say to each other |
+//! | `fanout` | 7 one publication → this core's subscribers |
+//! | `outbox`, `frame` | 8 what waits to be written to one connection |
+//! | `slots`, `names`, `timers`, `random` | data structures |
+//! | `ids`, `limits`, `metrics`, `options` | words and numbers |
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod connection;
+pub mod dedup;
+pub mod fanout;
+pub mod frame;
+pub mod handshake;
+pub mod ids;
+pub mod ingest_session;
+pub mod lane_message;
+pub mod lanes;
+pub mod limits;
+pub mod metrics;
+pub mod names;
+pub mod namespace;
+pub mod options;
+pub mod outbox;
+pub mod owner;
+pub mod publication;
+pub mod random;
+pub mod route;
+pub mod seam;
+pub mod session;
+pub mod shard;
+pub mod slots;
+pub mod timers;

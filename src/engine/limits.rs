@@ -1,0 +1,130 @@
+//! Every limit of the engine, with its unit in the name, its default, and the relations between them.
+//!
+//! In: numbers from the configuration (`gateway/config.rs` validates ranges). Out: read by every stage.
+//! What happens at a limit stands in the comment of its row; each has a counter in `metrics.rs`.
+
+/// Limits of one shard and its connections. Built once at boot from the configuration.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Connection slots per shard, clients and backends together. Full: the shard stops accepting (the kernel's
+    /// backlog waits) until a slot is free.
+    pub connections_per_shard_max: u32,
+    /// Bytes of an upgrade request. Over: 431 and close.
+    pub handshake_bytes_max: u32,
+    /// From accept to the end of the upgrade request (or ingest hello). Over: close.
+    pub handshake_timeout_ms: u32,
+    /// From upgrade to the connect command. Over: close 4000 (reconnects; 3502 would be terminal).
+    pub connect_timeout_ms: u32,
+    /// From our Close frame to the peer's; then the socket is reset.
+    pub close_timeout_ms: u32,
+    /// Bytes of one client message, all fragments together. Over: close 1009.
+    pub message_bytes_max: u32,
+    /// Commands in one client message. Over: close 3501.
+    pub commands_per_message_max: u32,
+    /// Bytes of a channel name. Over: error 107.
+    pub channel_bytes_max: u32,
+    /// Subscriptions of one connection. Over: error 106.
+    pub subscriptions_per_connection_max: u32,
+    /// Publish and subscribe requests of one client connection that wait for an owner's answer. Over: the connection
+    /// is not read until answers come.
+    pub requests_in_flight_per_connection_max: u32,
+    /// Bytes waiting to be written to one client. Over: the namespace's slow-consumer policy (close 3008).
+    pub outbox_bytes_max: u32,
+    /// Time between pings to a client; 0: none.
+    pub ping_interval_ms: u32,
+    /// From a ping to the next byte of the client. Over: close 3012.
+    pub pong_timeout_ms: u32,
+    /// Bytes of one publication's payload, from any source. Over: error 106 (client), too-large (ingest, HTTP 413).
+    pub publication_bytes_max: u32,
+    /// Channels that one shard owns or follows at once. Over: error 106 for a new channel, after evicting idle ones.
+    pub channels_per_shard_max: u32,
+    /// An owned channel with no subscriber, no history and no publication for this long is forgotten; it returns
+    /// under a new epoch.
+    pub channel_idle_ms: u32,
+    /// Publications in one recovery answer. Over: `recovered:false`.
+    pub recovery_publications_max: u32,
+    /// Payload bytes in one recovery answer. Over: `recovered:false`. Below `outbox_bytes_max`.
+    pub recovery_bytes_max: u32,
+    /// Bytes of publications that one shard keeps in history windows. Over: the oldest publications of the channel
+    /// that is being published to are forgotten early (counted), and its late clients get `recovered:false`.
+    pub history_bytes_max: u64,
+    /// Idempotency keys that one shard remembers. Over: the oldest are forgotten early (counted).
+    pub idempotency_keys_max: u32,
+    /// How long a key is remembered.
+    pub idempotency_window_ms: u32,
+    /// Bytes of an idempotency key. Over: the publish is refused.
+    pub idempotency_key_bytes_max: u32,
+    /// Largest ingest frame, header included. Over: the backend is disconnected with an error frame.
+    pub ingest_frame_bytes_max: u32,
+    /// Publishes that one ingest connection may have unacknowledged. Over: it broke the credit it was told, and is
+    /// disconnected with an error frame.
+    pub ingest_credit_messages: u32,
+    /// Payload bytes that one ingest connection may have unacknowledged. Over: as above.
+    pub ingest_credit_bytes: u32,
+    /// Silence after which a backend is pinged, and after twice that disconnected.
+    pub ingest_idle_timeout_ms: u32,
+    /// Bytes waiting for lanes to other shards, per target. Over half: this shard reads no clients or backends.
+    /// At the bound: publications for that core are dropped, its subscribers get "insufficient state".
+    pub lane_spill_bytes_max: u32,
+    /// Messages of one lane batch.
+    pub lane_batch_messages_max: u32,
+    /// Deliveries to connections in one turn of the loop; a larger fan-out goes on in the next turn.
+    pub fanout_deliveries_per_turn_max: u32,
+    /// Bytes read from one connection in one turn; then it waits on the ready list.
+    pub read_bytes_per_turn_max: u32,
+}
+
+impl Limits {
+    /// The defaults; the configuration table repeats none of them.
+    pub const DEFAULT: Limits = Limits {
+        connections_per_shard_max: 100_000,
+        handshake_bytes_max: 8 * 1024,
+        handshake_timeout_ms: 10_000,
+        connect_timeout_ms: 15_000,
+        close_timeout_ms: 5_000,
+        message_bytes_max: 64 * 1024,
+        commands_per_message_max: 1_024,
+        channel_bytes_max: 255,
+        subscriptions_per_connection_max: 512,
+        requests_in_flight_per_connection_max: 1_024,
+        outbox_bytes_max: 1024 * 1024,
+        ping_interval_ms: 25_000,
+        pong_timeout_ms: 10_000,
+        publication_bytes_max: 64 * 1024,
+        channels_per_shard_max: 1_000_000,
+        channel_idle_ms: 600_000,
+        recovery_publications_max: 500,
+        recovery_bytes_max: 512 * 1024,
+        history_bytes_max: 1024 * 1024 * 1024,
+        idempotency_keys_max: 1_000_000,
+        idempotency_window_ms: 300_000,
+        idempotency_key_bytes_max: 64,
+        ingest_frame_bytes_max: 1024 * 1024,
+        ingest_credit_messages: 16_384,
+        ingest_credit_bytes: 8 * 1024 * 1024,
+        ingest_idle_timeout_ms: 30_000,
+        lane_spill_bytes_max: 64 * 1024 * 1024,
+        lane_batch_messages_max: 1_024,
+        fanout_deliveries_per_turn_max: 4_096,
+        read_bytes_per_turn_max: 256 * 1024,
+    };
+}
+
+/// Buckets a channel can hash to; the same inside a node and between nodes.
+pub const BUCKETS: u16 = 4096;
+/// Shards of one process.
+pub const SHARDS_MAX: u16 = 1024;
+/// Largest offset: JSON numbers are exact up to here.
+pub const OFFSET_MAX: u64 = (1 << 53) - 1;
+/// Length of one step of the timing wheel.
+pub const TICK_MS: u64 = 125;
+
+const _: () = {
+    let d = &Limits::DEFAULT;
+    assert!(d.recovery_bytes_max < d.outbox_bytes_max, "a recovery answer must fit the outbox");
+    assert!(d.publication_bytes_max <= d.ingest_frame_bytes_max / 2, "a publication must fit an ingest frame");
+    assert!(d.publication_bytes_max <= d.message_bytes_max);
+    assert!(d.outbox_bytes_max >= 4 * d.publication_bytes_max, "one publication must not fill an outbox");
+    assert!(d.handshake_bytes_max <= d.read_bytes_per_turn_max);
+    assert!(SHARDS_MAX < u16::MAX, "one number is left for the control plane");
+};

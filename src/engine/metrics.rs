@@ -1,0 +1,164 @@
+//! Counters and gauges of one shard: one table, one array of numbers.
+//!
+//! In: `add`, `set` by the stages as they work. Out: the control plane reads a copy that the loop publishes and
+//! renders `/metrics`; `tuning/METRICS.md` is generated from [`TABLE`].
+//! Invariant: no row without somebody who increments it (a house rule checks).
+
+use ringway_wire::close::CloseReason;
+
+/// Whether a row only grows or moves both ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only grows; reset by a restart.
+    Counter,
+    /// The value now.
+    Gauge,
+}
+
+/// One row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Row {
+    /// Name as Prometheus sees it.
+    pub name: &'static str,
+    /// Labels as rendered between braces, or empty.
+    pub labels: &'static str,
+    /// Counter or gauge.
+    pub kind: Kind,
+    /// What it counts, in the unit of its name, and what to do when it moves.
+    pub help: &'static str,
+}
+
+macro_rules! metrics {
+    ($( $variant:ident = $kind:ident $name:literal $labels:literal $help:literal; )+) => {
+        /// A row of [`TABLE`].
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[repr(usize)]
+        pub enum Metric { $( #[doc = $help] $variant, )+ }
+
+        /// Every metric of a shard, in the order of [`Metric`].
+        pub const TABLE: &[Row] = &[ $( Row { name: $name, labels: $labels, kind: Kind::$kind, help: $help }, )+ ];
+    };
+}
+
+metrics! {
+    ConnectionsAccepted = Counter "ringway_connections_accepted_total" "" "TCP connections accepted on the client port.";
+    ConnectionsOpen = Gauge "ringway_connections_open" "" "Client connections now, from accept to slot reuse.";
+    ConnectionsUpgraded = Counter "ringway_upgrades_total" "" "Upgrades answered with 101.";
+    SessionsConnected = Counter "ringway_sessions_connected_total" "" "Connect commands answered with a result.";
+    PeerClosed = Counter "ringway_connections_ended_total" "by=\"peer\"" "Connections that the peer ended, with or without a Close frame.";
+    ServerClosed = Counter "ringway_connections_ended_total" "by=\"server\"" "Connections that Ringway ended; the reason is in ringway_closes_total.";
+    IoError = Counter "ringway_connections_ended_total" "by=\"io_error\"" "Connections that ended with a socket error.";
+    HandshakeRefusedRequest = Counter "ringway_handshakes_refused_total" "reason=\"bad_request\"" "Upgrade requests that were not a valid WebSocket upgrade (400, 405, 426).";
+    HandshakeRefusedPath = Counter "ringway_handshakes_refused_total" "reason=\"path\"" "Upgrade requests for a path that is not served (404).";
+    HandshakeRefusedOrigin = Counter "ringway_handshakes_refused_total" "reason=\"origin\"" "Upgrade requests from an origin that is not allowed (403).";
+    HandshakeRefusedSize = Counter "ringway_handshakes_refused_total" "reason=\"size\"" "Upgrade requests over handshake_bytes_max (431).";
+    HandshakeTimeout = Counter "ringway_handshakes_refused_total" "reason=\"timeout\"" "Connections that did not finish their upgrade or hello within handshake_timeout_ms.";
+    AcceptPaused = Counter "ringway_accept_paused_total" "" "Times a shard stopped accepting because all its connection slots were taken.";
+    MessagesReceived = Counter "ringway_client_messages_received_total" "" "WebSocket data messages received from clients.";
+    CommandsReceived = Counter "ringway_client_commands_total" "" "Client protocol commands received.";
+    CommandErrors = Counter "ringway_client_command_errors_total" "" "Commands answered with an error object.";
+    PingsSent = Counter "ringway_pings_sent_total" "" "Application pings sent.";
+    ReadsDeferred = Counter "ringway_reads_deferred_total" "" "Times a connection was left with unread data: per-turn limit or back-pressure.";
+    SubscriptionsOpen = Gauge "ringway_subscriptions_open" "" "Client subscriptions now.";
+    SubscribesRefused = Counter "ringway_subscribes_refused_total" "" "Subscribe commands answered with an error.";
+    ChannelsOwned = Gauge "ringway_channels_owned" "" "Channels this shard owns now.";
+    ChannelsEvicted = Counter "ringway_channels_evicted_total" "" "Idle channels forgotten; they return under a new epoch.";
+    ChannelsFollowed = Gauge "ringway_channels_followed" "" "Channels with a subscriber on this shard now.";
+    PublicationsOwned = Counter "ringway_publications_total" "" "Publications given an offset by this shard.";
+    PublicationsDuplicate = Counter "ringway_publications_duplicate_total" "" "Publishes answered from an idempotency key.";
+    PublicationsRefused = Counter "ringway_publications_refused_total" "" "Publishes refused: invalid payload, size, permission, limit.";
+    IdempotencyKeysDropped = Counter "ringway_idempotency_keys_dropped_total" "" "Keys forgotten before idempotency_window_ms because of idempotency_keys_max.";
+    HistoryDropped = Counter "ringway_history_dropped_total" "" "Publications forgotten before their age because of history_bytes_max.";
+    HistoryBytes = Gauge "ringway_history_bytes" "" "Bytes held in history windows now.";
+    HistoryPublications = Gauge "ringway_history_publications" "" "Publications held in history windows now.";
+    RecoveriesDone = Counter "ringway_recoveries_total" "result=\"recovered\"" "Subscribes with recover that were answered recovered:true.";
+    RecoveriesFailed = Counter "ringway_recoveries_total" "result=\"not_recovered\"" "Subscribes with recover that were answered recovered:false.";
+    Deliveries = Counter "ringway_deliveries_total" "" "Publications put into a connection's outbox.";
+    FanoutsSliced = Counter "ringway_fanouts_sliced_total" "" "Fan-outs that took more than one turn.";
+    Writes = Counter "ringway_writes_total" "" "Writes to client and ingest sockets.";
+    WritesShort = Counter "ringway_writes_short_total" "" "Writes of which the socket took only a part, or nothing.";
+    WriteBytes = Counter "ringway_write_bytes_total" "" "Bytes written to sockets.";
+    ReadBytes = Counter "ringway_read_bytes_total" "" "Bytes read from sockets.";
+    OutboxOverflows = Counter "ringway_outbox_overflows_total" "" "Connections whose outbox reached outbox_bytes_max.";
+    IngestConnectionsOpen = Gauge "ringway_ingest_connections_open" "" "Backend connections now.";
+    IngestPublishes = Counter "ringway_ingest_publishes_total" "" "Publishes received over ingest.";
+    IngestAcks = Counter "ringway_ingest_acks_total" "" "Publishes acknowledged over ingest.";
+    IngestErrors = Counter "ringway_ingest_errors_total" "" "Publishes or frames answered with an error over ingest.";
+    IngestAuthFailures = Counter "ringway_ingest_auth_failures_total" "" "Hellos with a wrong token or version.";
+    LaneMessagesSent = Counter "ringway_lane_messages_sent_total" "" "Messages sent to other shards.";
+    LaneBatchesSent = Counter "ringway_lane_batches_sent_total" "" "Batches of messages put into another shard's queue.";
+    LaneFull = Counter "ringway_lane_full_total" "" "Times a batch had to wait because the target's queue was full.";
+    LaneSpillBytes = Gauge "ringway_lane_spill_bytes" "" "Bytes waiting in this shard for full queues of others.";
+    LaneDropped = Counter "ringway_lane_publications_dropped_total" "" "Publications dropped at lane_spill_bytes_max; subscribers were told (2500).";
+    LaneStale = Counter "ringway_lane_stale_total" "" "Messages that arrived for a channel or connection already gone.";
+    LaneWakes = Counter "ringway_lane_wakes_total" "" "Times this shard woke a sleeping shard.";
+    Turns = Counter "ringway_loop_turns_total" "" "Turns of the loop.";
+    TurnSleeps = Counter "ringway_loop_sleeps_total" "" "Turns that waited in the kernel.";
+    CqOverflows = Counter "ringway_ring_cq_overflows_total" "" "Turns that found the completion queue overflowed; multishots were re-armed.";
+    MultishotRearms = Counter "ringway_ring_multishot_rearms_total" "" "Accept and poll multishots that ended and were armed again.";
+    LateCompletions = Counter "ringway_ring_late_completions_total" "" "Completions for a connection slot that had been reused.";
+    AcceptErrors = Counter "ringway_accept_errors_total" "" "Accepts that failed (out of descriptors or memory, mostly).";
+    EngineNotes = Counter "ringway_notes_total" "" "Rare facts worth a log line.";
+}
+
+/// How many rows the table has.
+pub const COUNT: usize = TABLE.len();
+
+/// The numbers of one shard.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    values: [u64; COUNT],
+    closes: [u64; CloseReason::COUNT],
+}
+
+impl Metrics {
+    /// All zero.
+    pub const fn new() -> Self {
+        Metrics { values: [0; COUNT], closes: [0; CloseReason::COUNT] }
+    }
+
+    /// Adds to a counter or gauge.
+    #[inline]
+    pub fn add(&mut self, metric: Metric, n: u64) {
+        self.values[metric as usize] = self.values[metric as usize].wrapping_add(n);
+    }
+
+    /// Takes from a gauge.
+    #[inline]
+    pub fn sub(&mut self, metric: Metric, n: u64) {
+        self.values[metric as usize] = self.values[metric as usize].wrapping_sub(n);
+    }
+
+    /// Sets a gauge.
+    #[inline]
+    pub fn set(&mut self, metric: Metric, value: u64) {
+        self.values[metric as usize] = value;
+    }
+
+    /// Counts a connection that Ringway ended for `reason`.
+    #[inline]
+    pub fn closed(&mut self, reason: CloseReason) {
+        self.closes[reason as usize] += 1;
+    }
+
+    /// The value of one row.
+    pub const fn get(&self, metric: Metric) -> u64 {
+        self.values[metric as usize]
+    }
+
+    /// The rows in table order.
+    pub const fn values(&self) -> &[u64; COUNT] {
+        &self.values
+    }
+
+    /// Ended connections by reason, in the order of [`CloseReason::ALL`].
+    pub const fn closes(&self) -> &[u64; CloseReason::COUNT] {
+        &self.closes
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,57 @@
+//! What a shard is told at boot.
+//!
+//! In: the validated configuration. Out: read by every stage; never changed while the shard runs.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use crate::ids::CoreId;
+use crate::limits::Limits;
+use crate::namespace::Namespaces;
+
+/// Everything that makes one shard differ from another or one configuration from the next.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// This shard.
+    pub core: CoreId,
+    /// How many shards the node has.
+    pub shards: u16,
+    /// Seed of hash tables, timers' jitter and ids; random in production, fixed in simulation.
+    pub seed: u64,
+    /// Random per start of the process, the same on all its shards; part of epochs and client ids.
+    pub boot: u64,
+    /// Numbers.
+    pub limits: Limits,
+    /// Channel rules.
+    pub namespaces: Namespaces,
+    /// Who may come in.
+    pub access: Access,
+    /// Validates UTF-8; the fastest for this processor, chosen at boot (SIMD detection needs std).
+    pub utf8: fn(&[u8]) -> bool,
+}
+
+/// Who may come in, and on which paths.
+#[derive(Clone, Debug)]
+pub struct Access {
+    /// Path of the client WebSocket.
+    pub websocket_path: Box<str>,
+    /// Whether `/echo` is served (conformance and latency tests).
+    pub echo: bool,
+    /// Whether clients without a token are admitted, as anonymous.
+    pub anonymous: bool,
+    /// Which `Origin` headers may upgrade.
+    pub origins: Origins,
+    /// Shared secrets of backends; empty: the ingest port refuses everyone.
+    pub ingest_tokens: Vec<Box<[u8]>>,
+}
+
+/// Which `Origin` headers may upgrade. Requests without one (no browser) are always allowed.
+#[derive(Clone, Debug)]
+pub enum Origins {
+    /// Any.
+    Any,
+    /// The origin's host and port must equal the `Host` header.
+    SameHost,
+    /// One of these, compared exactly after lower-casing, e.g. `https://app.example.com`.
+    List(Vec<Box<str>>),
+}

@@ -1,0 +1,232 @@
+//! Every way in which a connection ends, and what the socket took of each write.
+//!
+//! In: protocol errors and limits found elsewhere, FIN, socket errors, completed writes, the driver's last word. Out:
+//! Close frames and `Action::Close`. Invariants: a connection's subscriptions end before its slot is free; every end
+//! is counted once by who ended it, and ours by reason; the slot is free only after the driver said `Closed`.
+
+use alloc::vec::Vec;
+
+use ringway_wire::close::CloseReason;
+use ringway_wire::frame::write_close;
+use ringway_wire::ingest::{IngestError, write_fatal};
+
+use super::{Shard, list};
+use crate::connection::{Connection, Phase};
+use crate::frame::Frame;
+use crate::ids::{ConnId, CoreId, LocalChannelId};
+use crate::lane_message::{LaneMessage, LeaveRequest};
+use crate::metrics::Metric;
+use crate::seam::{Action, Port};
+use crate::session::{Subscription, SubscriptionState};
+
+impl Shard {
+    /// Ends a client's connection with a Close frame, and waits for the peer's.
+    pub(super) fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        match connection.phase {
+            Phase::Closing { .. } | Phase::Gone => return,
+            Phase::Ingest { .. } => return self.fail_ingest(conn, IngestError::Shutdown),
+            Phase::Upgrading { .. } => return self.end(conn, true),
+            Phase::Client(_) | Phase::Echo => {}
+        }
+        self.metrics.add(Metric::ServerClosed, 1);
+        self.metrics.closed(reason);
+        self.leave_all(conn);
+        self.frame.clear();
+        write_close(&mut self.frame, reason.code(), reason.text());
+        let frame = Frame::from_bytes(&self.frame);
+        self.finish(conn, frame, false);
+    }
+
+    /// The outbox reached its bound: what the peer did not read is dropped, it recovers from history.
+    pub(super) fn overflow(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        if matches!(connection.phase, Phase::Closing { .. } | Phase::Gone) {
+            return;
+        }
+        self.metrics.add(Metric::OutboxOverflows, 1);
+        self.outboxes.drop_unsent(&mut connection.outbox);
+        self.close(conn, CloseReason::Slow);
+    }
+
+    /// Ends a backend's connection with a fatal frame.
+    pub(super) fn fail_ingest(&mut self, conn: ConnId, error: IngestError) {
+        let Some(connection) = self.connections.get(conn.slot, conn.generation) else { return };
+        if !matches!(connection.phase, Phase::Ingest { .. }) {
+            return;
+        }
+        self.metrics.add(Metric::IngestErrors, 1);
+        self.metrics.add(Metric::ServerClosed, 1);
+        self.write_acknowledgements();
+        self.frame.clear();
+        write_fatal(&mut self.frame, error);
+        self.finish_with(conn, Frame::from_bytes(&self.frame));
+    }
+
+    /// The last bytes for a peer from which nothing more is expected.
+    pub(super) fn finish_with(&mut self, conn: ConnId, frame: Frame) {
+        self.finish(conn, frame, true);
+    }
+
+    fn finish(&mut self, conn: ConnId, frame: Frame, after_write: bool) {
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        connection.phase = Phase::Closing { after_write };
+        connection.partial = None;
+        self.outboxes.push(&mut connection.outbox, frame);
+        list(&mut self.to_write, conn.slot, connection);
+        self.timers.arm(conn.slot, self.now_ms + self.options.limits.close_timeout_ms as u64);
+    }
+
+    /// The peer's Close frame: ours is answered, or theirs gets its answer.
+    pub(super) fn peer_closed(&mut self, conn: ConnId, code: Option<u16>) {
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        match &mut connection.phase {
+            Phase::Closing { after_write } => {
+                *after_write = true;
+                let written = connection.outbox.is_empty();
+                if written {
+                    self.end(conn, false);
+                }
+            }
+            Phase::Gone => {}
+            Phase::Upgrading { .. } | Phase::Client(_) | Phase::Echo | Phase::Ingest { .. } => {
+                self.metrics.add(Metric::PeerClosed, 1);
+                self.leave_all(conn);
+                self.frame.clear();
+                // RFC 6455 §5.5.1: the answer usually repeats the code.
+                write_close(&mut self.frame, code.unwrap_or(CloseReason::Normal.code()), "");
+                let frame = Frame::from_bytes(&self.frame);
+                self.finish(conn, frame, true);
+            }
+        }
+    }
+
+    pub(super) fn peer_finished(&mut self, conn: ConnId) {
+        self.lost(conn, Metric::PeerClosed);
+    }
+
+    pub(super) fn socket_failed(&mut self, conn: ConnId) {
+        self.lost(conn, Metric::IoError);
+    }
+
+    /// The peer is not there any more.
+    fn lost(&mut self, conn: ConnId, who: Metric) {
+        let Some(connection) = self.connections.get(conn.slot, conn.generation) else { return };
+        match connection.phase {
+            Phase::Gone => return,
+            Phase::Closing { .. } => {}
+            Phase::Upgrading { .. } | Phase::Client(_) | Phase::Echo | Phase::Ingest { .. } => {
+                self.metrics.add(who, 1);
+                self.leave_all(conn);
+            }
+        }
+        self.end(conn, false);
+    }
+
+    /// Hands the socket back to the driver. Counted by the caller, unless the connection never finished its upgrade.
+    pub(super) fn end(&mut self, conn: ConnId, reset: bool) {
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        connection.phase = Phase::Gone;
+        connection.partial = None;
+        self.outboxes.clear(&mut connection.outbox);
+        self.timers.disarm(conn.slot);
+        self.actions.push(Action::Close { conn, reset });
+    }
+
+    pub(super) fn writable(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        connection.outbox.blocked = false;
+        if !connection.outbox.is_empty() {
+            list(&mut self.to_write, conn.slot, connection);
+        }
+    }
+
+    pub(super) fn wrote(&mut self, conn: ConnId, bytes: usize, all: bool) {
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        if matches!(connection.phase, Phase::Gone) {
+            return;
+        }
+        self.metrics.add(Metric::Writes, 1);
+        self.metrics.add(Metric::WriteBytes, bytes as u64);
+        self.outboxes.wrote(&mut connection.outbox, bytes);
+        if !all {
+            self.metrics.add(Metric::WritesShort, 1);
+            connection.outbox.blocked = true;
+        } else if !connection.outbox.is_empty() {
+            // More than fits one write waits.
+            list(&mut self.to_write, conn.slot, connection);
+        } else if matches!(connection.phase, Phase::Closing { after_write: true }) {
+            self.end(conn, false);
+        }
+    }
+
+    pub(super) fn closed(&mut self, conn: ConnId) {
+        if let Some(connection) = self.connections.get(conn.slot, conn.generation) {
+            debug_assert!(matches!(connection.phase, Phase::Gone), "closed a connection that had not ended");
+        }
+        self.timers.disarm(conn.slot);
+        let Some(connection) = self.connections.remove(conn.slot, conn.generation) else { return };
+        let open = match connection.port {
+            Port::Client => Metric::ConnectionsOpen,
+            Port::Ingest => Metric::IngestConnectionsOpen,
+        };
+        self.metrics.sub(open, 1);
+    }
+
+    pub(super) fn shutdown(&mut self) {
+        self.shutting_down = true;
+        for slot in 0..self.connections.slots() {
+            if let Some((generation, _)) = self.connections.at(slot) {
+                self.close(ConnId { slot, generation }, CloseReason::Shutdown);
+            }
+        }
+    }
+
+    /// Whether nothing more is to be sent to this connection.
+    pub(super) fn is_closing(&self, conn: ConnId) -> bool {
+        self.connections
+            .get(conn.slot, conn.generation)
+            .is_none_or(|connection| matches!(connection.phase, Phase::Closing { .. } | Phase::Gone))
+    }
+
+    /// Ends all subscriptions of a client, and counts it out.
+    fn leave_all(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        let subscriptions = match &mut connection.phase {
+            Phase::Client(session) => core::mem::take(&mut session.subscriptions),
+            _ => Vec::new(),
+        };
+        for subscription in &subscriptions {
+            self.leave(conn, subscription);
+        }
+    }
+
+    /// Takes a connection off a channel's list. An answer still on its way will find nobody.
+    pub(super) fn leave(&mut self, conn: ConnId, subscription: &Subscription) {
+        let Some(form) = self.form_of(conn) else { return };
+        if let SubscriptionState::Joined { index } = subscription.state {
+            self.metrics.sub(Metric::SubscriptionsOpen, 1);
+            if let Some(moved) = self.fanouts.leave(subscription.local, form, index) {
+                self.moved.push(moved);
+                self.apply_moves();
+            }
+        }
+        self.unfollow_if_unused(subscription.local);
+    }
+
+    /// Tells the owner when the last subscriber on this core has gone.
+    pub(super) fn unfollow_if_unused(&mut self, local: LocalChannelId) {
+        let Some(channel) = self.fanouts.unfollow_if_unused(local) else { return };
+        self.metrics.set(Metric::ChannelsFollowed, self.fanouts.len() as u64);
+        let owner: CoreId = self.owner_of(&channel);
+        let leave = LeaveRequest { channel, local, from: self.options.core };
+        self.lanes.push(owner, LaneMessage::Leave(leave.into()));
+    }
+
+    pub(super) fn form_of(&self, conn: ConnId) -> Option<ringway_wire::centrifuge::Form> {
+        match self.connections.get(conn.slot, conn.generation) {
+            Some(Connection { phase: Phase::Client(session), .. }) => Some(session.form),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! One frame of a backend, and the acknowledgements that go back.
+//!
+//! In: received bytes of ingest connections. Out: publishes to owners, acknowledgements and errors to the backend.
+
+use ringway_wire::ingest::{
+    self, ClientFrame, FRAME_HEADER_BYTES, HELLO_FRAME_BYTES_MAX, IngestError, Publish, write_acks, write_hello_ok,
+    write_nack, write_pong,
+};
+
+use super::Shard;
+use crate::connection::{Connection, Phase};
+use crate::frame::Frame;
+use crate::ids::ConnId;
+use crate::ingest_session::{IngestSession, check, error_of};
+use crate::lane_message::{LaneMessage, Origin, PublishError, PublishRequest};
+use crate::metrics::Metric;
+use crate::seam::Note;
+
+/// This node's name in the hello; nodes get names with the fleet.
+const NODE_NAME: &str = "ringway";
+
+impl Shard {
+    /// Takes one frame from the front of `bytes`; 0: it is not whole.
+    pub(super) fn read_ingest(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
+        let ready = self.ingest_session(conn).is_some_and(|session| session.ready);
+        // Before its hello nobody makes us keep more than a hello.
+        let frame_bytes_max =
+            if ready { self.options.limits.ingest_frame_bytes_max as usize } else { HELLO_FRAME_BYTES_MAX };
+        let outcome = match ingest::frame_len(bytes, frame_bytes_max) {
+            Ok(Some(len)) if len <= bytes.len() => self.ingest_frame(conn, &bytes[..len], ready).map(|()| len),
+            Ok(_) => Ok(0),
+            Err(error) => Err(error),
+        };
+        outcome.unwrap_or_else(|error| {
+            self.fail_ingest(conn, error);
+            bytes.len()
+        })
+    }
+
+    /// # Errors
+    /// What ends the connection.
+    fn ingest_frame(&mut self, conn: ConnId, frame: &[u8], ready: bool) -> Result<(), IngestError> {
+        debug_assert!(frame.len() >= FRAME_HEADER_BYTES);
+        match ingest::decode_client(frame)? {
+            ClientFrame::Hello(hello) => self.hello(conn, &hello),
+            _ if !ready => Err(IngestError::BadFrame),
+            ClientFrame::Publish(publish) => self.ingest_publish(conn, &publish),
+            ClientFrame::PublishBatch(batch) => {
+                for publish in batch {
+                    self.ingest_publish(conn, &publish?)?;
+                }
+                Ok(())
+            }
+            ClientFrame::Ping { nonce } => {
+                self.frame.clear();
+                write_pong(&mut self.frame, nonce);
+                let pong = Frame::from_bytes(&self.frame);
+                self.send(conn, pong);
+                Ok(())
+            }
+            // Events are not sent yet, so there is nothing to take off a queue.
+            ClientFrame::Pong { .. } | ClientFrame::EventAck { .. } | ClientFrame::Unknown { .. } => Ok(()),
+            // The backend has all its acknowledgements and closes; its FIN ends the connection.
+            ClientFrame::Goodbye => Ok(()),
+        }
+    }
+
+    fn hello(&mut self, conn: ConnId, hello: &ingest::Hello<'_>) -> Result<(), IngestError> {
+        let Some(Connection { phase: Phase::Ingest { session, peer }, .. }) =
+            self.connections.get_mut(conn.slot, conn.generation)
+        else {
+            return Ok(());
+        };
+        let peer = *peer;
+        if let Err(error) = session.hello(hello, &self.options.access.ingest_tokens) {
+            self.metrics.add(Metric::IngestAuthFailures, 1);
+            self.note(Note::IngestRefused { peer });
+            return Err(error);
+        }
+        self.frame.clear();
+        write_hello_ok(&mut self.frame, &IngestSession::hello_ok(&self.options.limits, self.options.boot, NODE_NAME));
+        let answer = Frame::from_bytes(&self.frame);
+        self.send(conn, answer);
+        self.timers.arm(conn.slot, self.now_ms + self.options.limits.ingest_idle_timeout_ms as u64);
+        self.note(Note::IngestConnected { peer });
+        Ok(())
+    }
+
+    /// # Errors
+    /// What ends the connection; a refusal of this one publish is answered and is no error here.
+    fn ingest_publish(&mut self, conn: ConnId, publish: &Publish<'_>) -> Result<(), IngestError> {
+        self.metrics.add(Metric::IngestPublishes, 1);
+        let bytes = publish.payload.len() as u32;
+        if let Some(Connection { phase: Phase::Ingest { session, .. }, .. }) =
+            self.connections.get_mut(conn.slot, conn.generation)
+        {
+            session.take_credit(publish.payload.len(), &self.options.limits)?;
+        }
+        let checked = check(publish, &self.options.limits, &self.options.namespaces)
+            .and_then(|kind| self.checked_payload(kind, publish.payload).ok_or(PublishError::BadPayload));
+        match checked {
+            Ok(payload) => {
+                let request = PublishRequest {
+                    channel: publish.channel.into(),
+                    payload,
+                    kind: publish.kind,
+                    idempotency_key: publish.idempotency_key.into(),
+                    publisher: None,
+                    origin: Origin::Ingest { conn, seq: publish.seq, bytes },
+                    from: self.options.core,
+                };
+                self.lanes.push(self.owner_of(publish.channel), LaneMessage::Publish(request.into()));
+            }
+            Err(error) => {
+                self.metrics.add(Metric::PublicationsRefused, 1);
+                self.ingest_refused(conn, publish.seq, bytes, error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Answers one publish with an error.
+    pub(super) fn ingest_refused(&mut self, conn: ConnId, seq: u64, bytes: u32, error: PublishError) {
+        self.metrics.add(Metric::IngestErrors, 1);
+        let Some(session) = self.ingest_session_mut(conn) else { return };
+        session.return_credit(bytes);
+        self.frame.clear();
+        write_nack(&mut self.frame, seq, error_of(error));
+        let nack = Frame::from_bytes(&self.frame);
+        self.send(conn, nack);
+    }
+
+    /// Collects an acknowledgement; all of a turn's go out in one frame.
+    pub(super) fn ingest_acknowledged(&mut self, conn: ConnId, bytes: u32, ack: ingest::Ack) {
+        self.metrics.add(Metric::IngestAcks, 1);
+        let Some(session) = self.ingest_session_mut(conn) else { return };
+        session.return_credit(bytes);
+        session.acknowledge(ack);
+        if !core::mem::replace(&mut session.listed, true) {
+            self.to_acknowledge.push(conn);
+        }
+    }
+
+    pub(super) fn write_acknowledgements(&mut self) {
+        while let Some(conn) = self.to_acknowledge.pop() {
+            let Some(Connection { phase: Phase::Ingest { session, .. }, .. }) =
+                self.connections.get_mut(conn.slot, conn.generation)
+            else {
+                continue;
+            };
+            session.listed = false;
+            self.frame.clear();
+            write_acks(&mut self.frame, session.take_acks());
+            let acks = Frame::from_bytes(&self.frame);
+            self.send(conn, acks);
+        }
+    }
+
+    fn ingest_session(&self, conn: ConnId) -> Option<&IngestSession> {
+        match &self.connections.get(conn.slot, conn.generation)?.phase {
+            Phase::Ingest { session, .. } => Some(session),
+            _ => None,
+        }
+    }
+
+    fn ingest_session_mut(&mut self, conn: ConnId) -> Option<&mut IngestSession> {
+        match &mut self.connections.get_mut(conn.slot, conn.generation)?.phase {
+            Phase::Ingest { session, .. } => Some(session),
+            _ => None,
+        }
+    }
+}

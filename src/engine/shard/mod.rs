@@ -1,0 +1,362 @@
+//! All state of one core, and the only place that knows all stages.
+//!
+//! In: `accepted`, `handle` with an [`Input`], and once per turn `end_turn`. Out: [`Action`]s, writes through
+//! `collect_writes`, lane batches through `lanes`. The stages (`handshake`, `session`, `ingest_session`, `owner`,
+//! `fanout`, `outbox`) do not call each other; the methods here move values between them, one file per kind of input:
+//!
+//! | file | input |
+//! |---|---|
+//! | `received` | bytes of a peer: upgrade, frames, commands, ingest frames |
+//! | `command` | one client command |
+//! | `ingest` | one frame of a backend |
+//! | `lane` | messages of other cores and of this one |
+//! | `timers` | deadlines that have come, upkeep |
+//! | `closing` | every way in which a connection ends |
+
+mod closing;
+mod command;
+mod ingest;
+mod lane;
+mod received;
+mod timers;
+
+use alloc::vec::Vec;
+
+use ringway_wire::centrifuge::Form;
+use ringway_wire::centrifuge::reply::PING;
+use ringway_wire::frame::write_server_header;
+use ringway_wire::message::MessageLimits;
+
+use crate::connection::{Connection, Phase};
+use crate::fanout::{Fanouts, Moved};
+use crate::frame::Frame;
+use crate::ids::{ConnId, CoreId};
+use crate::ingest_session::IngestSession;
+use crate::lanes::LanesOut;
+use crate::metrics::{Metric, Metrics};
+use crate::options::Options;
+use crate::outbox::{Outboxes, WriteBatch};
+use crate::owner::{Owner, Surroundings};
+use crate::publication::opcode;
+use crate::random::Random;
+use crate::route;
+use crate::seam::{Accepted, Action, Input, Note, Port};
+use crate::session::SubscriptionState;
+use crate::slots::Slots;
+use crate::timers::Timers;
+
+/// See the file's header.
+#[derive(Debug)]
+pub struct Shard {
+    options: Options,
+    message_limits: MessageLimits,
+    connections: Slots<Connection>,
+    timers: Timers,
+    outboxes: Outboxes,
+    /// Slots with something to write, each once.
+    to_write: Vec<u32>,
+    fanouts: Fanouts,
+    owner: Owner,
+    lanes: LanesOut,
+    metrics: Metrics,
+    actions: Vec<Action>,
+    random: Random,
+    pings: [Frame; Form::COUNT],
+    /// Backends with acknowledgements to write at the end of the turn.
+    to_acknowledge: Vec<ConnId>,
+    /// Replies to the message at hand, without a WebSocket header.
+    replies: Vec<u8>,
+    /// A frame under construction.
+    frame: Vec<u8>,
+    /// A payload under construction.
+    payload: Vec<u8>,
+    due: Vec<u32>,
+    moved: Vec<Moved>,
+    /// Connections whose outbox overflowed during a fan-out.
+    overflowed: Vec<u32>,
+    now_ms: u64,
+    swept_ms: u64,
+    shutting_down: bool,
+}
+
+impl Shard {
+    /// A shard without connections. `now_ms` is any clock that only goes forward.
+    pub fn new(options: Options, now_ms: u64) -> Self {
+        let limits = &options.limits;
+        let mut random = Random::new(options.seed ^ (options.core.0 as u64) << 48);
+        let (owner_seed, fanout_seed) = (random.next_u64(), random.next_u64());
+        Shard {
+            message_limits: MessageLimits { message_bytes_max: limits.message_bytes_max as usize, utf8: options.utf8 },
+            connections: Slots::new(),
+            timers: Timers::new(now_ms),
+            outboxes: Outboxes::default(),
+            to_write: Vec::new(),
+            fanouts: Fanouts::new(fanout_seed),
+            owner: Owner::new(limits.clone(), options.boot as u32, owner_seed),
+            // One queue more than shards: the control plane's.
+            lanes: LanesOut::new(
+                options.core,
+                options.shards + 1,
+                limits.lane_spill_bytes_max as usize,
+                limits.lane_batch_messages_max as usize,
+            ),
+            metrics: Metrics::new(),
+            actions: Vec::new(),
+            random,
+            pings: Form::ALL.map(|form| Frame::from_bytes(&framed(form, PING[form as usize]))),
+            to_acknowledge: Vec::new(),
+            replies: Vec::new(),
+            frame: Vec::new(),
+            payload: Vec::new(),
+            due: Vec::new(),
+            moved: Vec::new(),
+            overflowed: Vec::new(),
+            now_ms,
+            swept_ms: now_ms,
+            shutting_down: false,
+            options,
+        }
+    }
+
+    /// Tells the time; call it first in every turn.
+    pub fn begin_turn(&mut self, now_ms: u64) {
+        self.now_ms = self.now_ms.max(now_ms);
+    }
+
+    /// Takes in a connection. None: all slots are taken (see [`Shard::is_full`]) or the shard is shutting down.
+    pub fn accepted(&mut self, accepted: Accepted) -> Option<ConnId> {
+        if self.is_full() || self.shutting_down {
+            return None;
+        }
+        let phase = match accepted.port {
+            Port::Client => {
+                self.metrics.add(Metric::ConnectionsAccepted, 1);
+                self.metrics.add(Metric::ConnectionsOpen, 1);
+                Phase::Upgrading { scanned: 0 }
+            }
+            Port::Ingest => {
+                self.metrics.add(Metric::IngestConnectionsOpen, 1);
+                Phase::Ingest { session: IngestSession::default().into(), peer: accepted.peer }
+            }
+        };
+        let (slot, generation) = self.connections.insert(Connection::new(accepted.port, phase));
+        self.timers.arm(slot, self.now_ms + self.options.limits.handshake_timeout_ms as u64);
+        Some(ConnId { slot, generation })
+    }
+
+    /// Whether all connection slots are taken: stop accepting.
+    pub fn is_full(&self) -> bool {
+        self.connections.len() >= self.options.limits.connections_per_shard_max
+    }
+
+    /// Whether more may be read from this connection now. When not, keep it on the ready list and ask again.
+    pub fn wants_read(&self, conn: ConnId) -> bool {
+        let Some(connection) = self.connections.get(conn.slot, conn.generation) else { return false };
+        match &connection.phase {
+            Phase::Client(session) => {
+                (session.in_flight as u32) < self.options.limits.requests_in_flight_per_connection_max
+            }
+            Phase::Gone => false,
+            Phase::Upgrading { .. } | Phase::Echo | Phase::Ingest { .. } | Phase::Closing { .. } => true,
+        }
+    }
+
+    /// Whether another core's queue holds this one up: read nothing at all until it does not.
+    pub fn is_pressed(&self) -> bool {
+        self.lanes.pressed()
+    }
+
+    /// Takes in one thing that happened.
+    pub fn handle(&mut self, input: Input<'_>) {
+        match input {
+            Input::Received { conn, bytes } => self.received(conn, bytes),
+            Input::PeerFinished { conn } => self.peer_finished(conn),
+            Input::SocketFailed { conn } => self.socket_failed(conn),
+            Input::Writable { conn } => self.writable(conn),
+            Input::Wrote { conn, bytes, all } => self.wrote(conn, bytes, all),
+            Input::Closed { conn } => self.closed(conn),
+            Input::Lane { message } => self.lane(message),
+            Input::LaneLost { from } => self.lane_lost(from),
+            Input::Shutdown => self.shutdown(),
+        }
+    }
+
+    /// Does what does not wait for an input: this core's messages to itself, deadlines, a slice of the fan-outs,
+    /// collected acknowledgements. Call it after the turn's inputs and before collecting writes.
+    pub fn end_turn(&mut self) {
+        while let Some(message) = self.lanes.pop_own() {
+            self.lane(message);
+        }
+        self.fire_timers();
+        self.fan_out();
+        while let Some(message) = self.lanes.pop_own() {
+            self.lane(message);
+        }
+        self.write_acknowledgements();
+    }
+
+    /// Whether `end_turn` would have something to do at once: do not sleep.
+    pub fn has_work(&self) -> bool {
+        self.fanouts.has_work() || !self.to_write.is_empty()
+    }
+
+    /// Fills a batch of writes, one per connection. Each is followed by `Input::Wrote`. Call it until it is empty.
+    pub fn collect_writes(&mut self, batch: &mut WriteBatch) {
+        batch.clear();
+        // In the order of arrival, so that no connection waits behind another for more than one batch.
+        let mut taken = 0;
+        for slot in &self.to_write {
+            if batch.is_full() {
+                break;
+            }
+            taken += 1;
+            let slot = *slot;
+            let Some((generation, _)) = self.connections.at(slot) else { continue };
+            let Some(connection) = self.connections.at_mut(slot) else { continue };
+            let listed = core::mem::take(&mut connection.outbox.listed);
+            if listed && !connection.outbox.blocked {
+                self.outboxes.collect(&connection.outbox, ConnId { slot, generation }, batch);
+            }
+        }
+        if taken == self.to_write.len() {
+            self.to_write.clear();
+        } else {
+            self.to_write.drain(..taken);
+        }
+    }
+
+    /// What waits to be said to other cores.
+    pub fn lanes(&mut self) -> &mut LanesOut {
+        &mut self.lanes
+    }
+
+    /// Moves what the driver is to do into `out`.
+    pub fn take_actions(&mut self, out: &mut Vec<Action>) {
+        out.append(&mut self.actions);
+    }
+
+    /// The numbers of this shard; the driver adds its own.
+    pub fn metrics(&mut self) -> &mut Metrics {
+        &mut self.metrics
+    }
+
+    /// Connections of any kind.
+    pub fn connections(&self) -> u32 {
+        self.connections.len()
+    }
+
+    /// Milliseconds until a deadline could have come.
+    pub fn next_tick_in_ms(&self) -> u64 {
+        Timers::next_tick_in_ms(self.now_ms)
+    }
+
+    /// The core that owns a channel.
+    fn owner_of(&self, channel: &str) -> CoreId {
+        route::owner(route::bucket(channel), self.options.shards)
+    }
+
+    fn owner(&mut self) -> (&mut Owner, Surroundings<'_>) {
+        let around = Surroundings {
+            lanes: &mut self.lanes,
+            metrics: &mut self.metrics,
+            namespaces: &self.options.namespaces,
+            now_ms: self.now_ms,
+        };
+        (&mut self.owner, around)
+    }
+
+    fn note(&mut self, note: Note) {
+        self.metrics.add(Metric::EngineNotes, 1);
+        self.actions.push(Action::Note(note));
+    }
+
+    /// Queues a frame for a connection; at the outbox's bound the connection ends as slow.
+    fn send(&mut self, conn: ConnId, frame: Frame) {
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        if connection.outbox.bytes() as usize + frame.bytes().len() > self.options.limits.outbox_bytes_max as usize {
+            self.overflow(conn);
+            return;
+        }
+        self.outboxes.push(&mut connection.outbox, frame);
+        list(&mut self.to_write, conn.slot, connection);
+    }
+
+    /// Wraps the collected replies into one WebSocket message and queues it.
+    fn send_replies(&mut self, conn: ConnId, form: Form) {
+        if self.replies.is_empty() {
+            return;
+        }
+        self.frame.clear();
+        write_server_header(&mut self.frame, opcode(form), self.replies.len());
+        self.frame.extend_from_slice(&self.replies);
+        self.replies.clear();
+        let frame = Frame::from_bytes(&self.frame);
+        self.send(conn, frame);
+    }
+
+    /// Hands out a turn's share of deliveries.
+    fn fan_out(&mut self) {
+        if !self.fanouts.has_work() {
+            return;
+        }
+        let budget = self.options.limits.fanout_deliveries_per_turn_max;
+        let outbox_bytes_max = self.options.limits.outbox_bytes_max as usize;
+        let (connections, outboxes, to_write) = (&mut self.connections, &mut self.outboxes, &mut self.to_write);
+        let overflowed = &mut self.overflowed;
+        let mut delivered = 0;
+        self.fanouts.step(
+            budget,
+            |delivery| {
+                let Some(connection) = connections.at_mut(delivery.slot) else { return };
+                if connection.outbox.bytes() as usize + delivery.frame.bytes().len() > outbox_bytes_max {
+                    overflowed.push(delivery.slot);
+                    return;
+                }
+                outboxes.push(&mut connection.outbox, delivery.frame.clone());
+                list(to_write, delivery.slot, connection);
+                delivered += delivery.publications as u64;
+            },
+            &mut self.moved,
+        );
+        self.metrics.add(Metric::Deliveries, delivered);
+        if self.fanouts.has_work() {
+            self.metrics.add(Metric::FanoutsSliced, 1);
+        }
+        self.apply_moves();
+        while let Some(slot) = self.overflowed.pop() {
+            if let Some((generation, _)) = self.connections.at(slot) {
+                self.overflow(ConnId { slot, generation });
+            }
+        }
+    }
+
+    /// Tells subscriptions their new places in the lists.
+    fn apply_moves(&mut self) {
+        while let Some(Moved { slot, local, index }) = self.moved.pop() {
+            let Some(Connection { phase: Phase::Client(session), .. }) = self.connections.at_mut(slot) else {
+                continue;
+            };
+            for subscription in session.subscriptions.iter_mut().filter(|subscription| subscription.local == local) {
+                if let SubscriptionState::Joined { index: place } = &mut subscription.state {
+                    *place = index;
+                }
+            }
+        }
+    }
+}
+
+/// Puts a connection on the list of those to write to, once, unless it waits for its socket.
+#[inline]
+fn list(to_write: &mut Vec<u32>, slot: u32, connection: &mut Connection) {
+    if !connection.outbox.listed && !connection.outbox.blocked {
+        connection.outbox.listed = true;
+        to_write.push(slot);
+    }
+}
+
+fn framed(form: Form, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    write_server_header(&mut frame, opcode(form), payload.len());
+    frame.extend_from_slice(payload);
+    frame
+}

@@ -1,0 +1,217 @@
+//! Bytes of a peer: upgrade request, WebSocket frames, client messages, ingest frames.
+//!
+//! In: `Input::Received`. Out: what they ask for, carried out. Bytes are parsed where the kernel put them; only the
+//! beginning of something incomplete is copied, and that copy is freed with its end.
+
+use alloc::boxed::Box;
+
+use ringway_wire::centrifuge::Form;
+use ringway_wire::centrifuge::command::Commands;
+use ringway_wire::close::CloseReason;
+use ringway_wire::frame::{CONTROL_PAYLOAD_BYTES_MAX, Opcode, write_server_header};
+use ringway_wire::message::{self, Event, Fragments, MessageKind};
+use ringway_wire::upgrade::{self, UpgradeRefusal};
+
+use super::Shard;
+use crate::connection::{Connection, Phase};
+use crate::frame::Frame;
+use crate::handshake::{self, Purpose};
+use crate::ids::ConnId;
+use crate::metrics::Metric;
+use crate::session::Session;
+
+/// What the front of the received bytes is to be read as.
+#[derive(Clone, Copy)]
+enum Reader {
+    Upgrade { scanned: usize },
+    Client,
+    Echo,
+    Ingest,
+    Discard,
+}
+
+impl Shard {
+    pub(super) fn received(&mut self, conn: ConnId, bytes: &mut [u8]) {
+        self.metrics.add(Metric::ReadBytes, bytes.len() as u64);
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        match &mut connection.phase {
+            Phase::Client(session) => session.awaiting_pong = false,
+            Phase::Ingest { session, .. } => session.awaiting_pong = false,
+            _ => {}
+        }
+        let mut fragments = core::mem::take(&mut connection.fragments);
+        let partial = match connection.partial.take() {
+            None => {
+                let used = self.consume(conn, &mut fragments, bytes);
+                (used < bytes.len()).then(|| Box::new(bytes[used..].to_vec()))
+            }
+            Some(mut partial) => {
+                partial.extend_from_slice(bytes);
+                let used = self.consume(conn, &mut fragments, &mut partial);
+                partial.drain(..used);
+                (!partial.is_empty()).then_some(partial)
+            }
+        };
+        fragments.release();
+        if let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) {
+            connection.fragments = fragments;
+            connection.partial = partial;
+        }
+    }
+
+    /// Reads from the front of `bytes` as long as something is complete; returns how much was used.
+    fn consume(&mut self, conn: ConnId, fragments: &mut Fragments, bytes: &mut [u8]) -> usize {
+        let mut used = 0;
+        loop {
+            let rest = &mut bytes[used..];
+            if rest.is_empty() {
+                return used;
+            }
+            let consumed = match self.reader(conn) {
+                Reader::Discard => rest.len(),
+                Reader::Upgrade { scanned } => self.read_upgrade(conn, rest, scanned),
+                Reader::Client => self.read_frame(conn, fragments, rest, false),
+                Reader::Echo => self.read_frame(conn, fragments, rest, true),
+                Reader::Ingest => self.read_ingest(conn, rest),
+            };
+            if consumed == 0 {
+                return used;
+            }
+            used += consumed;
+        }
+    }
+
+    fn reader(&self, conn: ConnId) -> Reader {
+        match self.connections.get(conn.slot, conn.generation).map(|connection| &connection.phase) {
+            Some(Phase::Upgrading { scanned }) => Reader::Upgrade { scanned: *scanned as usize },
+            Some(Phase::Client(_)) => Reader::Client,
+            Some(Phase::Echo) => Reader::Echo,
+            Some(Phase::Ingest { .. }) => Reader::Ingest,
+            // The peer's answer to our Close is read as frames, so that its Close ends the wait.
+            Some(Phase::Closing { after_write: false }) => Reader::Client,
+            Some(Phase::Closing { after_write: true } | Phase::Gone) | None => Reader::Discard,
+        }
+    }
+
+    fn read_upgrade(&mut self, conn: ConnId, bytes: &[u8], scanned: usize) -> usize {
+        let limit = self.options.limits.handshake_bytes_max as usize;
+        let Some(end) = upgrade::find_head_end(bytes, scanned).filter(|end| *end <= limit) else {
+            if bytes.len() > limit {
+                self.refuse_upgrade(conn, UpgradeRefusal::HeadTooLarge);
+                return bytes.len();
+            }
+            if let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) {
+                connection.phase = Phase::Upgrading { scanned: bytes.len() as u32 };
+            }
+            return 0;
+        };
+        let decided = upgrade::parse_request(&bytes[..end])
+            .and_then(|request| handshake::decide(&request, &self.options.access).map(|purpose| (request, purpose)));
+        let (request, purpose) = match decided {
+            Ok(decided) => decided,
+            Err(refusal) => {
+                self.refuse_upgrade(conn, refusal);
+                return bytes.len();
+            }
+        };
+        self.frame.clear();
+        upgrade::write_accept(&mut self.frame, &request);
+        let answer = Frame::from_bytes(&self.frame);
+        self.metrics.add(Metric::ConnectionsUpgraded, 1);
+        if let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) {
+            match purpose {
+                Purpose::Client(form) => {
+                    connection.phase = Phase::Client(Session::new(form));
+                    self.timers.arm(conn.slot, self.now_ms + self.options.limits.connect_timeout_ms as u64);
+                }
+                Purpose::Echo => {
+                    connection.phase = Phase::Echo;
+                    self.timers.disarm(conn.slot);
+                }
+            }
+        }
+        self.send(conn, answer);
+        end
+    }
+
+    fn refuse_upgrade(&mut self, conn: ConnId, refusal: UpgradeRefusal) {
+        self.metrics.add(handshake::refusal_metric(refusal), 1);
+        self.metrics.add(Metric::ServerClosed, 1);
+        self.frame.clear();
+        upgrade::write_refusal(&mut self.frame, refusal);
+        self.finish_with(conn, Frame::from_bytes(&self.frame));
+    }
+
+    /// Takes one frame from the front of `bytes`; 0: it is not whole.
+    fn read_frame(&mut self, conn: ConnId, fragments: &mut Fragments, bytes: &mut [u8], echo: bool) -> usize {
+        let step = match message::step(fragments, bytes, &self.message_limits) {
+            Ok(step) => step,
+            Err(error) => {
+                self.close(conn, error.close_reason());
+                return bytes.len();
+            }
+        };
+        let consumed = step.consumed;
+        match step.event {
+            None => {}
+            Some(Event::Message { kind, data }) if echo => {
+                let opcode = if kind == MessageKind::Text { Opcode::Text } else { Opcode::Binary };
+                self.send_frame(conn, opcode, data);
+            }
+            Some(Event::Message { kind, data }) => self.client_message(conn, kind, data),
+            Some(Event::Ping(payload)) => {
+                let mut copy = [0; CONTROL_PAYLOAD_BYTES_MAX];
+                let copy = &mut copy[..payload.len()];
+                copy.copy_from_slice(payload);
+                self.send_frame(conn, Opcode::Pong, copy);
+            }
+            Some(Event::Pong(_)) => {}
+            Some(Event::Close { code, .. }) => {
+                self.peer_closed(conn, code);
+                return bytes.len();
+            }
+        }
+        consumed
+    }
+
+    fn send_frame(&mut self, conn: ConnId, opcode: Opcode, payload: &[u8]) {
+        if self.is_closing(conn) {
+            return;
+        }
+        self.frame.clear();
+        write_server_header(&mut self.frame, opcode, payload.len());
+        self.frame.extend_from_slice(payload);
+        let frame = Frame::from_bytes(&self.frame);
+        self.send(conn, frame);
+    }
+
+    /// One WebSocket message of a client: a batch of commands.
+    fn client_message(&mut self, conn: ConnId, kind: MessageKind, data: &[u8]) {
+        let Some(Connection { phase: Phase::Client(session), .. }) = self.connections.get(conn.slot, conn.generation)
+        else {
+            return;
+        };
+        let form = session.form;
+        self.metrics.add(Metric::MessagesReceived, 1);
+        // JSON comes as text, whose UTF-8 was checked; Protobuf as binary. Anything else is another protocol.
+        if (kind == MessageKind::Text) != (form == Form::Json) {
+            self.close(conn, CloseReason::BadRequest);
+            return;
+        }
+        for (count, command) in Commands::new(form, data).enumerate() {
+            let within = count < self.options.limits.commands_per_message_max as usize;
+            match command {
+                Ok(command) if within => self.command(conn, form, &command),
+                Ok(_) | Err(_) => {
+                    self.send_replies(conn, form);
+                    self.close(conn, CloseReason::BadRequest);
+                }
+            }
+            if self.is_closing(conn) {
+                self.replies.clear();
+                return;
+            }
+        }
+        self.send_replies(conn, form);
+    }
+}

@@ -1,0 +1,592 @@
+//! Configuration: defaults, what is derived from them, and what has to hold between values.
+//!
+//! In: the command line, one TOML file, the environment. Out: a [`Config`] that boot and every plane take as true.
+//! Order, later wins: defaults (or those of `--dev`), file, environment, flags.
+//! Invariants: this file and `engine/limits.rs` are the only ones with defaults; defaults let nobody in; a [`Config`]
+//! exists only if every range and every relation holds; secrets are never printed.
+//!
+//! `config_table.rs` has the row of each key, `config_source.rs` reads the sources into [`Settings`].
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use ringway_engine::limits::{Limits, SHARDS_MAX};
+use ringway_engine::namespace::{Allow, Namespace, Namespaces};
+use ringway_engine::options::{Access, Origins};
+use subtle::ConstantTimeEq;
+
+use crate::cli::{Cli, RunArgs};
+use crate::config_source::{self, Problem};
+use crate::log::Level;
+
+/// Namespaces of one node, the default one not counted. They are scanned for each resolved channel.
+pub const NAMESPACES_MAX: usize = 1024;
+/// Bytes of a file that holds secrets or the configuration.
+pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// The validated configuration of one process.
+pub struct Config {
+    /// Everything open, on loopback only.
+    pub dev: bool,
+    /// Shards, from 1 to `SHARDS_MAX`.
+    pub shards: u16,
+    /// Whether each shard's thread is pinned to a core.
+    pub pin_shards: bool,
+    /// Whether to start beside an instance that holds the client port.
+    pub takeover: bool,
+    /// The client port. Its path and admission stand in `access`.
+    pub client: ClientConfig,
+    /// The control plane.
+    pub control: ControlConfig,
+    /// The ingest port. Its tokens stand in `access`.
+    pub ingest: IngestConfig,
+    /// Each shard's ring.
+    pub ring: RingConfig,
+    /// Batches that a queue between two shards holds.
+    pub lane_capacity_batches: u32,
+    /// Least severity that is logged.
+    pub log_level: Level,
+    /// Limits of the engine.
+    pub engine: Limits,
+    /// Channel rules.
+    pub namespaces: Namespaces,
+    /// Who may come in.
+    pub access: Access,
+}
+
+/// The client port.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// Address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Listen queue of each shard's socket, in connections.
+    pub backlog: u32,
+    /// SO_SNDBUF of a connection; 0: left to the kernel.
+    pub send_buffer_bytes: u32,
+    /// SO_RCVBUF of a connection; 0: left to the kernel.
+    pub receive_buffer_bytes: u32,
+}
+
+/// The control plane.
+#[derive(Clone, Debug)]
+pub struct ControlConfig {
+    /// Address; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// Key of the HTTP API; empty: it refuses every call.
+    pub api_key: Secret,
+    /// Whether `/demo` is served.
+    pub demo: bool,
+}
+
+/// The ingest port.
+#[derive(Clone, Debug)]
+pub struct IngestConfig {
+    /// Address; port 0 takes a free one.
+    pub listen: SocketAddr,
+}
+
+/// One shard's ring.
+#[derive(Clone, Debug)]
+pub struct RingConfig {
+    /// Submission queue; a power of two.
+    pub submission_entries: u32,
+    /// Completion queue; a power of two, at least twice the submission queue.
+    pub completion_entries: u32,
+    /// How frames are written.
+    pub send_mode: SendMode,
+}
+
+/// How frames are written to sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SendMode {
+    /// As operations of the ring, all of a turn in one system call.
+    Ring,
+    /// With one `send` call each.
+    Syscall,
+}
+
+impl SendMode {
+    /// Names in the configuration.
+    pub const NAMES: &'static [&'static str] = &["ring", "syscall"];
+
+    /// Name in the configuration.
+    pub const fn name(self) -> &'static str {
+        Self::NAMES[self as usize]
+    }
+
+    /// The mode with this name; `ring` for any other text.
+    pub fn from_name(name: &str) -> SendMode {
+        if name == "syscall" { SendMode::Syscall } else { SendMode::Ring }
+    }
+}
+
+/// A shared secret. Never printed; compared in constant time.
+#[derive(Clone)]
+pub struct Secret(Box<[u8]>);
+
+impl Secret {
+    /// Wraps the secret's bytes; empty bytes match nothing.
+    pub fn new(bytes: &[u8]) -> Self {
+        Secret(bytes.into())
+    }
+
+    /// Whether no secret is set.
+    pub const fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Whether `given` is the secret. Takes the same time wherever they differ; only the length can be told from it.
+    pub fn matches(&self, given: &[u8]) -> bool {
+        !self.0.is_empty() && bool::from(self.0.ct_eq(given))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "Secret(none)" } else { "Secret(***)" })
+    }
+}
+
+impl fmt::Debug for Config {
+    /// Leaves out `access`, whose tokens print.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("dev", &self.dev)
+            .field("shards", &self.shards)
+            .field("client", &self.client)
+            .field("control", &self.control)
+            .field("ingest", &self.ingest)
+            .field("ring", &self.ring)
+            .field("engine", &self.engine)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Values as they were given, one field per key, before anything is derived from them.
+#[derive(Clone)]
+#[allow(missing_docs, reason = "each field is a key, and its row in config_table.rs says what it is")]
+pub struct Settings {
+    pub shards: u16,
+    pub pin_shards: bool,
+    pub takeover: bool,
+    pub client_listen: SocketAddr,
+    pub websocket_path: String,
+    pub allowed_origins: Vec<String>,
+    pub anonymous: bool,
+    pub echo: bool,
+    pub backlog: u32,
+    pub send_buffer_bytes: u32,
+    pub receive_buffer_bytes: u32,
+    pub control_listen: SocketAddr,
+    pub api_key: String,
+    pub api_key_file: String,
+    pub demo: bool,
+    pub ingest_listen: SocketAddr,
+    pub ingest_tokens: Vec<String>,
+    pub ingest_tokens_file: String,
+    pub submission_entries: u32,
+    pub completion_entries: u32,
+    pub send_mode: SendMode,
+    pub lane_capacity_batches: u32,
+    pub log_level: Level,
+    pub limits: Limits,
+    pub namespace: Namespace,
+    pub namespaces: Vec<Namespace>,
+    pub catch_all: bool,
+}
+
+impl Default for Settings {
+    /// Closed: no client, backend or API call is let in; only the client port is reachable from other hosts.
+    fn default() -> Self {
+        Settings {
+            shards: 0,
+            pin_shards: true,
+            takeover: false,
+            client_listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 8000),
+            websocket_path: "/connection/websocket".into(),
+            allowed_origins: Vec::new(),
+            anonymous: false,
+            echo: false,
+            backlog: 4096,
+            send_buffer_bytes: 16 * 1024,
+            receive_buffer_bytes: 16 * 1024,
+            control_listen: loopback(8001),
+            api_key: String::new(),
+            api_key_file: String::new(),
+            demo: false,
+            ingest_listen: loopback(8002),
+            ingest_tokens: Vec::new(),
+            ingest_tokens_file: String::new(),
+            submission_entries: 1024,
+            completion_entries: 16 * 1024,
+            send_mode: SendMode::Ring,
+            lane_capacity_batches: 1024,
+            log_level: Level::Info,
+            limits: Limits::DEFAULT,
+            namespace: Namespace::closed(""),
+            namespaces: Vec::new(),
+            catch_all: false,
+        }
+    }
+}
+
+impl Settings {
+    /// What `--dev` starts from: everybody may do everything, and every listener is on loopback.
+    pub fn dev() -> Self {
+        Settings {
+            client_listen: loopback(8000),
+            allowed_origins: vec!["*".into()],
+            anonymous: true,
+            echo: true,
+            api_key: "dev".into(),
+            demo: true,
+            ingest_tokens: vec!["dev".into()],
+            namespace: Namespace {
+                history_size: 100,
+                history_ttl_ms: 300_000,
+                recovery: true,
+                subscribe: Allow::Anyone,
+                publish: Allow::Anyone,
+                ..Namespace::closed("")
+            },
+            catch_all: true,
+            ..Settings::default()
+        }
+    }
+}
+
+fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
+}
+
+/// Something that has to hold between values, checked when all sources are read.
+pub struct Relation {
+    /// The key that an operator would change first.
+    pub key: &'static str,
+    /// What has to hold, in keys.
+    pub text: &'static str,
+    holds: fn(&Settings) -> bool,
+}
+
+/// Every relation between values.
+pub const RELATIONS: &[Relation] = &[
+    Relation {
+        key: "limits.recovery_bytes_max",
+        text: "limits.recovery_bytes_max must be below limits.outbox_bytes_max: a recovery answer must fit the outbox",
+        holds: |s| s.limits.recovery_bytes_max < s.limits.outbox_bytes_max,
+    },
+    Relation {
+        key: "limits.publication_bytes_max",
+        text: "limits.publication_bytes_max must be at most half of limits.ingest_frame_bytes_max",
+        holds: |s| s.limits.publication_bytes_max <= s.limits.ingest_frame_bytes_max / 2,
+    },
+    Relation {
+        key: "limits.publication_bytes_max",
+        text: "limits.publication_bytes_max must be at most limits.message_bytes_max",
+        holds: |s| s.limits.publication_bytes_max <= s.limits.message_bytes_max,
+    },
+    Relation {
+        key: "limits.outbox_bytes_max",
+        text: "limits.outbox_bytes_max must be at least 4 times limits.publication_bytes_max: one publication must not fill an outbox",
+        holds: |s| u64::from(s.limits.outbox_bytes_max) >= 4 * u64::from(s.limits.publication_bytes_max),
+    },
+    Relation {
+        key: "limits.handshake_bytes_max",
+        text: "limits.handshake_bytes_max must be at most limits.read_bytes_per_turn_max",
+        holds: |s| s.limits.handshake_bytes_max <= s.limits.read_bytes_per_turn_max,
+    },
+    Relation {
+        key: "limits.ingest_credit_bytes",
+        text: "limits.ingest_credit_bytes must be at least limits.ingest_frame_bytes_max: one frame must fit the credit",
+        holds: |s| s.limits.ingest_credit_bytes >= s.limits.ingest_frame_bytes_max,
+    },
+    Relation {
+        key: "limits.ping_interval_ms",
+        text: "limits.ping_interval_ms must be 0 or at least 1000: clients are told whole seconds",
+        holds: |s| s.limits.ping_interval_ms == 0 || s.limits.ping_interval_ms >= 1000,
+    },
+    Relation {
+        key: "limits.pong_timeout_ms",
+        text: "limits.pong_timeout_ms must be below limits.ping_interval_ms: an answer must be due before the next ping",
+        holds: |s| s.limits.ping_interval_ms == 0 || s.limits.pong_timeout_ms < s.limits.ping_interval_ms,
+    },
+    Relation {
+        key: "ring.submission_entries",
+        text: "ring.submission_entries must be a power of two",
+        holds: |s| s.submission_entries.is_power_of_two(),
+    },
+    Relation {
+        key: "ring.completion_entries",
+        text: "ring.completion_entries must be a power of two",
+        holds: |s| s.completion_entries.is_power_of_two(),
+    },
+    Relation {
+        key: "ring.completion_entries",
+        text: "ring.completion_entries must be at least twice ring.submission_entries",
+        holds: |s| s.completion_entries >= 2 * s.submission_entries,
+    },
+    Relation {
+        key: "client.websocket_path",
+        text: "client.websocket_path must begin with / and have no spaces, control characters, ? or #",
+        holds: |s| {
+            s.websocket_path.starts_with('/')
+                && s.websocket_path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'))
+        },
+    },
+    Relation {
+        key: "client.websocket_path",
+        text: "client.websocket_path must not be /echo, which client.echo serves",
+        holds: |s| !(s.echo && s.websocket_path == "/echo"),
+    },
+    Relation {
+        key: "client.allowed_origins",
+        text: "client.allowed_origins must be [\"*\"] alone, or origins such as \"https://app.example.com\" without path",
+        holds: |s| s.allowed_origins == ["*"] || s.allowed_origins.iter().all(|o| is_origin(o)),
+    },
+    Relation {
+        key: "control.listen",
+        text: "client.listen, control.listen and ingest.listen must have different ports (or 0, a free one)",
+        holds: |s| {
+            let ports = [s.client_listen.port(), s.control_listen.port(), s.ingest_listen.port()];
+            (0..3).all(|i| ports[i] == 0 || !ports[..i].contains(&ports[i]))
+        },
+    },
+    Relation {
+        key: "control.api_key",
+        text: "control.api_key and control.api_key_file must not both be set",
+        holds: |s| s.api_key.is_empty() || s.api_key_file.is_empty(),
+    },
+    Relation {
+        key: "ingest.tokens",
+        text: "ingest.tokens and ingest.tokens_file must not both be set",
+        holds: |s| s.ingest_tokens.is_empty() || s.ingest_tokens_file.is_empty(),
+    },
+    Relation {
+        key: "ingest.tokens",
+        text: "ingest.tokens must not hold an empty text",
+        holds: |s| s.ingest_tokens.iter().all(|t| !t.is_empty()),
+    },
+];
+
+/// `scheme://host[:port]`, or `null`, which browsers send for files and sandboxes.
+fn is_origin(text: &str) -> bool {
+    text == "null"
+        || text.split_once("://").is_some_and(|(scheme, rest)| {
+            !scheme.is_empty()
+                && !rest.is_empty()
+                && rest.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'?' | b'#' | b'*'))
+        })
+}
+
+/// Everything that is wrong with a configuration, in the order in which it was found. Never empty.
+#[derive(Debug)]
+pub struct ConfigError {
+    /// One entry per wrong key.
+    pub problems: Vec<Problem>,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (i, problem) in self.problems.iter().enumerate() {
+            if i > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{problem}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Config {
+    /// Reads and validates all sources: the file that `--config` (or `RINGWAY_CONFIG`) names, the process's
+    /// environment, and the flags.
+    ///
+    /// # Errors
+    /// Every problem found, each with its source, key, and what is allowed.
+    pub fn load(cli: &Cli) -> Result<Config, ConfigError> {
+        let environment =
+            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
+        Config::load_from(cli.run_args(), environment)
+    }
+
+    /// As [`Config::load`], with the environment as an argument.
+    ///
+    /// # Errors
+    /// Every problem found.
+    pub fn load_from(
+        args: &RunArgs,
+        environment: impl Iterator<Item = (String, String)>,
+    ) -> Result<Config, ConfigError> {
+        let mut settings = if args.dev { Settings::dev() } else { Settings::default() };
+        let mut problems = Vec::new();
+        config_source::apply(&mut settings, args, environment, &mut problems);
+        let config = settings.finish(args.dev, &mut problems);
+        match config {
+            Some(config) if problems.is_empty() => Ok(config),
+            _ => Err(ConfigError { problems }),
+        }
+    }
+
+    /// What is allowed and yet probably not meant, one text each. For the log at start and for `ringway check`.
+    pub fn warnings(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        if !self.access.anonymous {
+            out.push("client.anonymous is false and there is no other way to authenticate: no client can connect".into());
+        }
+        if !self.control.listen.ip().is_loopback() {
+            out.push(format!(
+                "control.listen is {}: whoever reaches it reads /metrics, and the API key travels unencrypted",
+                self.control.listen
+            ));
+        }
+        if !self.ingest.listen.ip().is_loopback() {
+            out.push(format!("ingest.listen is {}: tokens and payloads travel unencrypted", self.ingest.listen));
+        }
+        if self.access.ingest_tokens.is_empty() && self.control.api_key.is_empty() {
+            out.push("neither ingest.tokens nor control.api_key is set: no backend can publish".into());
+        }
+        if self.access.echo && !self.dev {
+            out.push("client.echo is on: /echo answers anyone".into());
+        }
+        if self.control.demo && matches!(self.access.origins, Origins::SameHost) {
+            out.push(
+                "control.demo is on, but the demo page's origin has another port than client.listen: \
+                 add it to client.allowed_origins"
+                    .into(),
+            );
+        }
+        out
+    }
+}
+
+impl Settings {
+    /// Checks what spans several values and derives the rest. `None` when a problem was added.
+    fn finish(mut self, dev: bool, problems: &mut Vec<Problem>) -> Option<Config> {
+        let known = problems.len();
+        if dev {
+            // A secret from a file replaces the one that everybody knows.
+            if !self.api_key_file.is_empty() && self.api_key == Settings::dev().api_key {
+                self.api_key.clear();
+            }
+            if !self.ingest_tokens_file.is_empty() && self.ingest_tokens == Settings::dev().ingest_tokens {
+                self.ingest_tokens.clear();
+            }
+        }
+        for relation in RELATIONS {
+            if !(relation.holds)(&self) {
+                problems.push(Problem::between(relation.key, relation.text));
+            }
+        }
+        if dev {
+            self.require_loopback(problems);
+        }
+        self.read_secret_files(problems);
+        if self.namespaces.len() > NAMESPACES_MAX {
+            problems.push(Problem::between("namespaces", &format!("there must be at most {NAMESPACES_MAX}")));
+        }
+        let namespaces = match Namespaces::new(self.namespace, self.namespaces) {
+            Ok(namespaces) => namespaces.with_catch_all(self.catch_all),
+            Err(text) => {
+                problems.push(Problem::between("namespaces", &text));
+                return None;
+            }
+        };
+        if problems.len() > known {
+            return None;
+        }
+        Some(Config {
+            dev,
+            shards: if self.shards == 0 { cores() } else { self.shards },
+            pin_shards: self.pin_shards,
+            takeover: self.takeover,
+            client: ClientConfig {
+                listen: self.client_listen,
+                backlog: self.backlog,
+                send_buffer_bytes: self.send_buffer_bytes,
+                receive_buffer_bytes: self.receive_buffer_bytes,
+            },
+            control: ControlConfig {
+                listen: self.control_listen,
+                api_key: Secret::new(self.api_key.as_bytes()),
+                demo: self.demo,
+            },
+            ingest: IngestConfig { listen: self.ingest_listen },
+            ring: RingConfig {
+                submission_entries: self.submission_entries,
+                completion_entries: self.completion_entries,
+                send_mode: self.send_mode,
+            },
+            lane_capacity_batches: self.lane_capacity_batches,
+            log_level: self.log_level,
+            engine: self.limits,
+            namespaces,
+            access: Access {
+                websocket_path: self.websocket_path.into(),
+                echo: self.echo,
+                anonymous: self.anonymous,
+                origins: origins(&self.allowed_origins),
+                ingest_tokens: self.ingest_tokens.iter().map(|t| t.as_bytes().into()).collect(),
+            },
+        })
+    }
+
+    /// `--dev` opens everything, so nothing of it may be reachable from another host.
+    fn require_loopback(&self, problems: &mut Vec<Problem>) {
+        let listeners = [
+            ("client.listen", self.client_listen),
+            ("control.listen", self.control_listen),
+            ("ingest.listen", self.ingest_listen),
+        ];
+        for (key, address) in listeners {
+            if !address.ip().is_loopback() {
+                problems.push(Problem::between(
+                    key,
+                    &format!("{address} is not a loopback address; --dev lets everybody in, so run without it to listen there"),
+                ));
+            }
+        }
+    }
+
+    fn read_secret_files(&mut self, problems: &mut Vec<Problem>) {
+        if !self.api_key_file.is_empty() {
+            match read_secrets(Path::new(&self.api_key_file)) {
+                Ok(lines) => self.api_key = lines.into_iter().next().unwrap_or_default(),
+                Err(text) => problems.push(Problem::between("control.api_key_file", &text)),
+            }
+        }
+        if !self.ingest_tokens_file.is_empty() {
+            match read_secrets(Path::new(&self.ingest_tokens_file)) {
+                Ok(lines) => self.ingest_tokens = lines,
+                Err(text) => problems.push(Problem::between("ingest.tokens_file", &text)),
+            }
+        }
+    }
+}
+
+fn origins(list: &[String]) -> Origins {
+    match list {
+        [] => Origins::SameHost,
+        [one] if one == "*" => Origins::Any,
+        list => Origins::List(list.iter().map(|o| o.to_ascii_lowercase().into()).collect()),
+    }
+}
+
+/// Cores that this process may use (affinity and CPU quota counted in), within the bounds of `shards`.
+fn cores() -> u16 {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    u16::try_from(cores).unwrap_or(SHARDS_MAX).clamp(1, SHARDS_MAX)
+}
+
+/// The lines of a file of secrets, without those that are empty.
+fn read_secrets(path: &Path) -> Result<Vec<String>, String> {
+    let text = config_source::read_file(path)?;
+    let lines: Vec<String> = text.lines().map(str::trim).filter(|l| !l.is_empty()).map(String::from).collect();
+    if lines.is_empty() { Err(format!("{} holds no secret", path.display())) } else { Ok(lines) }
+}
+
+#[cfg(test)]
+#[path = "config_tests.rs"]
+mod tests;

@@ -1,0 +1,424 @@
+//! The configuration table: one row per key, from which everything else about configuration is made.
+//!
+//! In: nothing. Out: [`ROWS`] and [`NAMESPACE_ROWS`], read by `config_source.rs` (file, environment, flags) and by
+//! `pages.rs` (`tuning/CONFIG.md`, `tuning/ringway.toml`).
+//! Invariants: no default stands here (defaults are `Settings::default()` and `Limits::DEFAULT`); every field of
+//! `Limits` and `Namespace` has a row (tests check); keys of one section stand together.
+
+use std::net::SocketAddr;
+
+use ringway_engine::limits::SHARDS_MAX;
+use ringway_engine::namespace::{Allow, Namespace};
+use ringway_wire::ingest::PayloadKind;
+
+use crate::config::{SendMode, Settings};
+use crate::log::Level;
+
+/// How a key is read, written and checked, by type.
+#[derive(Clone, Copy)]
+pub enum Field<T: 'static> {
+    /// `true` or `false`.
+    Flag {
+        /// Reads it.
+        get: fn(&T) -> bool,
+        /// Writes it.
+        set: fn(&mut T, bool),
+    },
+    /// A whole number within bounds, both included.
+    Integer {
+        /// What is counted: `bytes`, `ms`, or a plural noun.
+        unit: &'static str,
+        /// Smallest value.
+        min: u64,
+        /// Largest value.
+        max: u64,
+        /// Reads it.
+        get: fn(&T) -> u64,
+        /// Writes a value within the bounds.
+        set: fn(&mut T, u64),
+    },
+    /// One of a few words.
+    Choice {
+        /// The words.
+        names: &'static [&'static str],
+        /// Reads it.
+        get: fn(&T) -> &'static str,
+        /// Writes one of `names`.
+        set: fn(&mut T, &str),
+    },
+    /// An IP address and a port.
+    Address {
+        /// Reads it.
+        get: fn(&T) -> SocketAddr,
+        /// Writes it.
+        set: fn(&mut T, SocketAddr),
+    },
+    /// Text. Its meaning is checked when the settings are complete.
+    Text {
+        /// What is allowed, for people.
+        allowed: &'static str,
+        /// Whether the value is never shown.
+        secret: bool,
+        /// Reads it.
+        get: fn(&T) -> &str,
+        /// Writes it.
+        set: fn(&mut T, String),
+    },
+    /// Several texts. In the environment and in flags: separated by commas.
+    List {
+        /// What is allowed, for people.
+        allowed: &'static str,
+        /// Whether the values are never shown.
+        secret: bool,
+        /// Reads them.
+        get: fn(&T) -> &[String],
+        /// Writes them.
+        set: fn(&mut T, Vec<String>),
+    },
+}
+
+/// One key.
+#[derive(Clone, Copy)]
+pub struct Row<T: 'static> {
+    /// `section.name`, or a plain name at the top of the file.
+    pub key: &'static str,
+    /// Type, range, and access to the value.
+    pub field: Field<T>,
+    /// What it is, and what happens at the limit.
+    pub what: &'static str,
+    /// What it costs: memory, latency, or another effect.
+    pub effect: &'static str,
+    /// When to change it.
+    pub when: &'static str,
+    /// Whether a change needs a restart.
+    pub restart: bool,
+}
+
+macro_rules! flag {
+    ($($f:ident).+) => { Field::Flag { get: |s| s.$($f).+, set: |s, v| s.$($f).+ = v } };
+}
+macro_rules! integer {
+    ($unit:literal $min:literal ..= $max:expr, $($f:ident).+ : $ty:ty) => {
+        Field::Integer {
+            unit: $unit, min: $min, max: $max as u64,
+            get: |s| s.$($f).+ as u64,
+            set: |s, v| s.$($f).+ = v as $ty,
+        }
+    };
+}
+macro_rules! address {
+    ($f:ident) => { Field::Address { get: |s| s.$f, set: |s, v| s.$f = v } };
+}
+macro_rules! text {
+    ($allowed:literal, secret: $secret:literal, $f:ident) => {
+        Field::Text { allowed: $allowed, secret: $secret, get: |s| &s.$f, set: |s, v| s.$f = v }
+    };
+}
+macro_rules! list {
+    ($allowed:literal, secret: $secret:literal, $f:ident) => {
+        Field::List { allowed: $allowed, secret: $secret, get: |s| &s.$f, set: |s, v| s.$f = v }
+    };
+}
+macro_rules! rows {
+    ($name:ident: $ty:ty, $doc:literal; $( $key:expr => $field:expr; $what:literal; $effect:literal; $when:literal; )+) => {
+        #[doc = $doc]
+        pub const $name: &[Row<$ty>] = &[ $( Row {
+            key: $key, field: $field, what: $what, effect: $effect, when: $when,
+            // Nothing is reloaded while the process runs.
+            restart: true,
+        }, )+ ];
+    };
+}
+/// A row of `limits.*`; the key is the field's own name.
+macro_rules! limits {
+    ($( $f:ident, $unit:literal $min:literal ..= $max:literal; $what:literal; $effect:literal; $when:literal; )+) => {
+        rows! { LIMIT_ROWS: Settings, "Rows of the engine's limits.";
+            $( concat!("limits.", stringify!($f)) => integer!($unit $min..=$max, limits.$f: u32); $what; $effect; $when; )+
+        }
+    };
+}
+
+rows! { PROCESS_ROWS: Settings, "Rows of the process, its listeners and its rings.";
+    "shards" => integer!("shards" 0..=SHARDS_MAX, shards: u16);
+        "Shards (data threads) of the process. 0: one per core that the process may use.";
+        "Each shard has its own ring, file table and connection slots; more shards than cores share cores.";
+        "Raise it above the cores when connections exceed the open-file limit of one shard; lower it to leave cores to others.";
+    "pin_shards" => flag!(pin_shards);
+        "Pins each shard's thread to one core.";
+        "Steady latency while the cores belong to Ringway; worse latency when other busy processes share them.";
+        "Switch it off on a shared machine, or when something else places threads.";
+    "takeover" => flag!(takeover);
+        "Starts although another instance holds the client port: a planned hand-over.";
+        "The kernel spreads new connections over both processes until the older one stops.";
+        "Only by the tool that replaces a running instance; normally given as --takeover.";
+    "client.listen" => address!(client_listen);
+        "Where clients connect.";
+        "None.";
+        "Bind one address when a proxy on the same host terminates TLS.";
+    "client.websocket_path" => text!("a path that begins with /, without spaces, ? or #", secret: false, websocket_path);
+        "Path of the client WebSocket.";
+        "None.";
+        "When clients or a proxy already use another path.";
+    "client.allowed_origins" => list!("[\"*\"], [] (the origin's host and port equal the Host header), or origins such as \"https://app.example.com\"", secret: false, allowed_origins);
+        "Which Origin headers may upgrade. Requests without one (not from a browser) are always allowed. Others: 403.";
+        "None.";
+        "List the sites that embed the client when they are served from another host than the gateway.";
+    "client.anonymous" => flag!(anonymous);
+        "Whether clients without a token are admitted, as anonymous.";
+        "None.";
+        "For public feeds. What anonymous clients may do is still up to each namespace.";
+    "client.echo" => flag!(echo);
+        "Serves /echo, a plain WebSocket echo for conformance and latency tests.";
+        "None until it is used.";
+        "On test machines only: it answers anyone.";
+    "client.backlog" => integer!("connections" 1..=65_535, backlog: u32);
+        "Connections that the kernel holds per shard until they are accepted; the kernel's net.core.somaxconn caps it.";
+        "About 1 KiB of kernel memory for each that waits.";
+        "Raise it with somaxconn when reconnect storms overflow the listen queue (nstat TcpExtListenOverflows).";
+    "client.send_buffer_bytes" => integer!("bytes" 0..=67_108_864, send_buffer_bytes: u32);
+        "Socket send buffer (SO_SNDBUF) of a client connection; the kernel doubles it. 0: the kernel tunes it.";
+        "Kernel memory per connection with unread data; small values hand a slow client's backlog to the outbox sooner.";
+        "Raise it for few clients with large messages over long distances.";
+    "client.receive_buffer_bytes" => integer!("bytes" 0..=67_108_864, receive_buffer_bytes: u32);
+        "Socket receive buffer (SO_RCVBUF) of a client connection; the kernel doubles it. 0: the kernel tunes it.";
+        "Kernel memory per connection that sends faster than it is read.";
+        "Raise it when clients upload large messages.";
+    "control.listen" => address!(control_listen);
+        "Where the control plane listens: health, metrics, HTTP API, demo page. Plain HTTP.";
+        "None.";
+        "Bind an internal address so that monitoring reaches it. Never a public one: /metrics asks for no key.";
+    "control.api_key" => text!("text, sent as X-API-Key", secret: true, api_key);
+        "Key of the HTTP API. Empty: the API refuses every call.";
+        "None.";
+        "Set it, or api_key_file, when a backend publishes over HTTP.";
+    "control.api_key_file" => text!("a path", secret: false, api_key_file);
+        "File that holds the key (its first line). Not together with control.api_key.";
+        "Read once, at start.";
+        "When secrets are mounted as files.";
+    "control.demo" => flag!(demo);
+        "Serves /demo, a page that connects to this gateway from a browser.";
+        "About 320 KiB of the binary, sent only on request.";
+        "On test machines.";
+    "ingest.listen" => address!(ingest_listen);
+        "Where backends connect with the binary ingest protocol. Plain TCP.";
+        "None.";
+        "Bind an internal address when backends run on other hosts.";
+    "ingest.tokens" => list!("texts, one per backend or per generation of the secret", secret: true, ingest_tokens);
+        "Shared secrets, any of which admits a backend. Empty: the ingest port refuses everyone.";
+        "None.";
+        "List the old and the new one while a secret is rotated.";
+    "ingest.tokens_file" => text!("a path", secret: false, ingest_tokens_file);
+        "File that holds the tokens, one a line. Not together with ingest.tokens.";
+        "Read once, at start.";
+        "When secrets are mounted as files.";
+    "ring.submission_entries" => integer!("entries" 64..=32_768, submission_entries: u32);
+        "Submission queue of each shard's ring; a power of two.";
+        "64 bytes each.";
+        "Raise it when a turn submits more operations than fit and ringway_loop_turns_total grows faster than traffic.";
+    "ring.completion_entries" => integer!("entries" 128..=65_536, completion_entries: u32);
+        "Completion queue of each shard's ring; a power of two, at least twice ring.submission_entries.";
+        "16 bytes each. An overflow costs re-armed polls.";
+        "Raise it when ringway_ring_cq_overflows_total moves.";
+    "ring.send_mode" => Field::Choice { names: SendMode::NAMES, get: |s| s.send_mode.name(), set: |s, v| s.send_mode = SendMode::from_name(v) };
+        "How frames are written: \"ring\" submits all of a turn's sends at once, \"syscall\" calls send() for each.";
+        "CPU per delivery; which one is cheaper depends on the kernel.";
+        "After measuring both with ringway-loadgen on the kernel in use.";
+    "lane.capacity_batches" => integer!("batches" 2..=1_048_576, lane_capacity_batches: u32);
+        "Batches that the queue from one shard to another holds. Full: the sender keeps them in its own spill queue.";
+        "About 48 bytes per place and pair of shards.";
+        "Raise it when ringway_lane_full_total grows while ringway_loop_sleeps_total does too.";
+    "log.level" => Field::Choice { names: Level::NAMES, get: |s| s.log_level.name(), set: |s, v| s.log_level = Level::from_name(v) };
+        "Least severity that is logged, as logfmt lines on standard error.";
+        "debug writes lines per connection event.";
+        "debug while looking for a fault.";
+}
+
+limits! {
+    connections_per_shard_max, "connections" 1..=16_777_216;
+        "Connection slots per shard, clients and backends together. Full: the shard stops accepting, the kernel's backlog waits.";
+        "Slots are reserved at start; a connection in use adds its kernel socket and its subscriptions.";
+        "Set it to what the host's memory and open-file limit carry, divided by shards.";
+    handshake_bytes_max, "bytes" 512..=65_536;
+        "Bytes of an upgrade request. Over: 431 and close.";
+        "Held per connection only while its request is incomplete.";
+        "Raise it when proxies or cookies make requests long.";
+    handshake_timeout_ms, "ms" 100..=600_000;
+        "From accept to the end of the upgrade request or ingest hello. Over: close.";
+        "Bounds how long a silent peer holds a slot.";
+        "Raise it for very slow networks, lower it under slot-exhaustion attacks.";
+    connect_timeout_ms, "ms" 100..=600_000;
+        "From the upgrade to the connect command. Over: close 4000, the client comes back.";
+        "Bounds how long an unauthenticated peer holds a slot.";
+        "Raise it when clients fetch their token after they connect.";
+    close_timeout_ms, "ms" 100..=600_000;
+        "From our Close frame to the peer's; then the socket is reset.";
+        "Bounds how long a closing connection holds a slot.";
+        "Seldom.";
+    message_bytes_max, "bytes" 1_024..=67_108_864;
+        "Bytes of one client message, all fragments together. Over: close 1009.";
+        "Upper bound of what an incomplete message holds per connection.";
+        "Raise it with limits.publication_bytes_max when clients publish large payloads.";
+    commands_per_message_max, "commands" 1..=65_536;
+        "Commands in one client message. Over: close 3501.";
+        "Bounds the work that one message causes.";
+        "Raise it when clients batch more subscribes than this.";
+    channel_bytes_max, "bytes" 1..=4_096;
+        "Bytes of a channel name. Over: error 107.";
+        "Names are kept by the owner and by each shard with subscribers.";
+        "When names carry long ids.";
+    subscriptions_per_connection_max, "subscriptions" 1..=1_048_576;
+        "Subscriptions of one connection. Over: error 106.";
+        "About 100 bytes each.";
+        "When one client follows many channels.";
+    requests_in_flight_per_connection_max, "requests" 1..=1_048_576;
+        "Publishes and subscribes of one client that wait for an owner's answer. Over: the client is not read until answers come.";
+        "About 100 bytes each.";
+        "Raise it when a client subscribes to thousands of channels at once and connects slowly.";
+    outbox_bytes_max, "bytes" 4_096..=1_073_741_824;
+        "Bytes that wait to be written to one client. Over: close 3008, the client recovers from history.";
+        "Worst-case memory per connection. Larger: slow clients stay longer and lag more.";
+        "Raise it for bursts to clients on slow links, lower it when slow clients fill the memory.";
+    ping_interval_ms, "ms" 0..=3_600_000;
+        "Time between pings to a client. 0: none; otherwise at least 1000, because clients are told whole seconds.";
+        "One small write and one small read per client and interval.";
+        "Lower it when proxies drop idle connections earlier; raise it to save radio and CPU.";
+    pong_timeout_ms, "ms" 100..=3_600_000;
+        "From a ping to the next byte of the client. Over: close 3012.";
+        "Bounds how long a dead peer is taken for alive, together with limits.ping_interval_ms.";
+        "Raise it for networks that stall longer.";
+    publication_bytes_max, "bytes" 64..=16_777_216;
+        "Bytes of one payload, from any source. Over: error 106 to a client, too-large on ingest, 413 over HTTP.";
+        "History and outboxes hold payloads of up to this size.";
+        "Raise it with message_bytes_max, outbox_bytes_max and ingest_frame_bytes_max.";
+    channels_per_shard_max, "channels" 1..=100_000_000;
+        "Channels that one shard owns or follows at once. Over: idle ones are evicted, then error 106 for a new channel.";
+        "About 200 bytes each, and their history.";
+        "Raise it for many small channels, as far as memory allows.";
+    channel_idle_ms, "ms" 1_000..=604_800_000;
+        "An owned channel with no subscriber, no history and no publication for this long is forgotten; it returns under a new epoch.";
+        "Longer keeps unused channels in memory.";
+        "Raise it when clients return later than this and must not reload.";
+    recovery_publications_max, "publications" 1..=1_000_000;
+        "Publications in one recovery answer. Over: recovered:false.";
+        "Work and bytes of one subscribe after a reconnect.";
+        "Raise it with the namespaces' history_size.";
+    recovery_bytes_max, "bytes" 1_024..=536_870_912;
+        "Payload bytes in one recovery answer. Over: recovered:false.";
+        "A reconnect storm writes up to this per client and channel.";
+        "Raise it with limits.outbox_bytes_max, below which it stays.";
+    idempotency_keys_max, "keys" 0..=100_000_000;
+        "Idempotency keys that one shard remembers. Over: the oldest are forgotten early, counted in ringway_idempotency_keys_dropped_total.";
+        "About 120 bytes each.";
+        "Publish rate per shard times limits.idempotency_window_ms should fit.";
+    idempotency_window_ms, "ms" 1_000..=86_400_000;
+        "How long a key is remembered.";
+        "Longer holds more keys.";
+        "Above the longest time after which a backend resends.";
+    idempotency_key_bytes_max, "bytes" 16..=1_024;
+        "Bytes of an idempotency key. Over: the publish is refused.";
+        "Upper bound of a key's memory.";
+        "When backends use long keys.";
+    ingest_frame_bytes_max, "bytes" 4_096..=67_108_864;
+        "Largest ingest frame, header included. Over: error frame and disconnect.";
+        "Receive memory per backend connection.";
+        "Raise it for large payloads or larger batches.";
+    ingest_credit_messages, "messages" 1..=1_048_576;
+        "Publishes that one ingest connection may have unacknowledged. Over: the connection is not read.";
+        "About 100 bytes each.";
+        "Raise it when one backend publishes more than this per round trip.";
+    ingest_credit_bytes, "bytes" 4_096..=1_073_741_824;
+        "Payload bytes that one ingest connection may have unacknowledged. Over: the connection is not read.";
+        "Memory per backend connection under full load.";
+        "Raise it with limits.ingest_credit_messages for large payloads.";
+    ingest_idle_timeout_ms, "ms" 1_000..=3_600_000;
+        "Silence after which a backend is pinged, and after twice that disconnected.";
+        "Bounds how long a dead backend's credit is held.";
+        "Lower it when backends must fail over faster.";
+    lane_spill_bytes_max, "bytes" 1_048_576..=4_294_967_295;
+        "Bytes waiting for one other shard whose queue is full. Over half: this shard reads no clients or backends. At the bound: publications for that shard are dropped and its subscribers told (2500, 3010).";
+        "Worst-case memory per pair of shards.";
+        "Raise it when ringway_lane_publications_dropped_total moves and memory is free.";
+    lane_batch_messages_max, "messages" 1..=65_536;
+        "Messages of one batch between shards.";
+        "Larger: fewer queue operations, longer first-message latency.";
+        "Seldom; measure with loadgen fanout over several shards.";
+    fanout_deliveries_per_turn_max, "deliveries" 64..=1_048_576;
+        "Deliveries to connections in one turn of the loop; a larger fan-out goes on in the next turn.";
+        "Larger: more throughput, longer turns, so worse latency for everyone else on the shard.";
+        "Lower it when big channels disturb small ones.";
+    read_bytes_per_turn_max, "bytes" 4_096..=16_777_216;
+        "Bytes read from one connection in one turn; then it waits on the ready list.";
+        "Larger: more throughput of one sender, less fairness.";
+        "Seldom.";
+}
+
+rows! { NAMESPACE_ROWS: Namespace, "Rows of one namespace; in the file under `[namespace]` (the default one) or `[[namespaces]]`.";
+    "history_size" => integer!("publications" 0..=1_000_000, history_size: u32);
+        "Publications kept per channel. 0: none.";
+        "Payload plus about 200 bytes per kept publication and channel.";
+        "As many as a client may miss between two connections.";
+    "history_ttl_ms" => integer!("ms" 0..=31_536_000_000, history_ttl_ms: u64);
+        "How long a publication is kept. Above 0 when there is history.";
+        "Bounds the memory of channels that fell silent.";
+        "Above the longest disconnection after which a client should recover.";
+    "recovery" => flag!(recovery);
+        "Whether a client may resume from (epoch, offset). Needs history.";
+        "A reconnect reads the history window.";
+        "Wherever clients must not miss publications.";
+    "payload" => Field::Choice { names: &["json", "bytes"], get: |n| payload_name(n.payload), set: |n, v| n.payload = payload_from_name(v) };
+        "What payloads are: JSON text, checked once at publish, or bytes, which only Protobuf clients can receive.";
+        "None.";
+        "bytes for binary feeds.";
+    "subscribe" => Field::Choice { names: ALLOW_NAMES, get: |n| allow_name(n.subscribe), set: |n, v| n.subscribe = allow_from_name(v) };
+        "Which clients may subscribe. \"backend\": none.";
+        "None.";
+        "Open what the application needs, nothing more.";
+    "publish" => Field::Choice { names: ALLOW_NAMES, get: |n| allow_name(n.publish), set: |n, v| n.publish = allow_from_name(v) };
+        "Which clients may publish. \"backend\": only backends, over ingest or the HTTP API.";
+        "None.";
+        "For chats without a backend in between.";
+}
+
+/// Rows that hold for all namespaces together; in the file under `[namespace]`.
+pub const NAMESPACES_ROWS: &[Row<Settings>] = &[Row {
+    key: "namespace.catch_all",
+    field: flag!(catch_all),
+    what: "Whether a channel whose prefix names no namespace belongs to the default one. Otherwise: error 102.",
+    effect: "None.",
+    when: "While developing. In production a misspelt prefix should fail.",
+    restart: true,
+}];
+
+/// All rows of [`Settings`], in the order of the file.
+pub fn rows() -> impl Iterator<Item = &'static Row<Settings>> {
+    PROCESS_ROWS.iter().chain(LIMIT_ROWS).chain(NAMESPACES_ROWS)
+}
+
+const ALLOW_NAMES: &[&str] = &["backend", "authenticated", "anyone"];
+
+fn allow_name(allow: Allow) -> &'static str {
+    match allow {
+        Allow::Backend => "backend",
+        Allow::Authenticated => "authenticated",
+        Allow::Anyone => "anyone",
+    }
+}
+
+fn allow_from_name(name: &str) -> Allow {
+    match name {
+        "authenticated" => Allow::Authenticated,
+        "anyone" => Allow::Anyone,
+        _ => Allow::Backend,
+    }
+}
+
+fn payload_name(kind: PayloadKind) -> &'static str {
+    match kind {
+        PayloadKind::Json => "json",
+        PayloadKind::Bytes => "bytes",
+    }
+}
+
+fn payload_from_name(name: &str) -> PayloadKind {
+    if name == "bytes" { PayloadKind::Bytes } else { PayloadKind::Json }
+}

@@ -1,0 +1,539 @@
+//! Commands of clients: the types, the batch of one WebSocket message, and which field goes where.
+//!
+//! In: the payload of one WebSocket message (JSON: UTF-8, checked by the message layer). Out: [`Command`]s that borrow
+//! it, for the engine's session; or a [`CommandError`], after which the connection is closed with 3501.
+//!
+//! Invariants: strings are UTF-8; in JSON form every `data` is one complete JSON value; a command holds at most one
+//! request, of several that were sent the one with the lowest field number (as the reference server does). What is
+//! allocated: strings with JSON escapes, and the list of positions in a connect command.
+//!
+//! Numbers and names of fields: CLIENT-PROTOCOL §3 and §5.
+
+use alloc::borrow::Cow;
+use alloc::vec::Vec;
+use core::fmt;
+
+use super::Form;
+use super::fields::ReadFields;
+use super::json::{JsonError, JsonErrorKind};
+use super::json_scan::Scan;
+use super::protobuf::Reader;
+
+/// One command.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Command<'a> {
+    /// Repeated in the reply; 0 for `Pong` and `Send`, which have none.
+    pub id: u32,
+    /// What is asked for.
+    pub request: Request<'a>,
+}
+
+/// What a command asks for. Absent fields hold their zero value.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Request<'a> {
+    /// Authenticate; the first command of a connection.
+    Connect(ConnectRequest<'a>),
+    /// Join a channel.
+    Subscribe(SubscribeRequest<'a>),
+    /// Leave a channel.
+    Unsubscribe {
+        /// Channel to leave.
+        channel: Cow<'a, str>,
+    },
+    /// Publish into a channel.
+    Publish {
+        /// Channel to publish into.
+        channel: Cow<'a, str>,
+        /// Payload: raw JSON in JSON form, any bytes in protobuf form; empty when absent.
+        data: &'a [u8],
+    },
+    /// Who is subscribed to a channel.
+    Presence {
+        /// Channel asked about.
+        channel: Cow<'a, str>,
+    },
+    /// How many are subscribed to a channel.
+    PresenceStats {
+        /// Channel asked about.
+        channel: Cow<'a, str>,
+    },
+    /// Publications of the past.
+    History(HistoryRequest<'a>),
+    /// Historic request for an empty answer; not the answer to a ping, which is [`Request::Pong`].
+    Ping,
+    /// Message to the backend without an answer.
+    Send {
+        /// Payload, as in `Publish`.
+        data: &'a [u8],
+    },
+    /// Call to the backend.
+    Rpc {
+        /// Name of the method; may be empty.
+        method: Cow<'a, str>,
+        /// Argument, as in `Publish`.
+        data: &'a [u8],
+    },
+    /// New token for the connection.
+    Refresh {
+        /// Connection token.
+        token: Cow<'a, str>,
+    },
+    /// New token for a subscription.
+    SubRefresh {
+        /// Channel of the subscription.
+        channel: Cow<'a, str>,
+        /// Subscription token.
+        token: Cow<'a, str>,
+    },
+    /// Answer to a ping: an empty command, id 0.
+    Pong,
+    /// A command with an id but without a request that this server knows (also a publish into a map, and `track`).
+    /// To be answered as a bad request.
+    Missing,
+}
+
+/// Fields of a connect command.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConnectRequest<'a> {
+    /// Connection token; empty: none.
+    pub token: Cow<'a, str>,
+    /// Data for the backend that authenticates; empty: none.
+    pub data: &'a [u8],
+    /// Positions in server-side subscriptions, in the order of the wire; a channel may occur twice.
+    pub subs: Vec<ConnectSubscription<'a>>,
+    /// Name of the client software.
+    pub name: Cow<'a, str>,
+    /// Version of the client software.
+    pub version: Cow<'a, str>,
+    /// Bits of optional protocol areas that the client offers.
+    pub flag: i64,
+}
+
+/// What the client knows of a server-side subscription.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ConnectSubscription<'a> {
+    /// Channel.
+    pub channel: Cow<'a, str>,
+    /// Whether it wants what it missed after `offset`.
+    pub recover: bool,
+    /// Last offset it has seen under `epoch`.
+    pub offset: u64,
+    /// Epoch of `offset`; empty: any.
+    pub epoch: Cow<'a, str>,
+}
+
+/// Fields of a subscribe command.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct SubscribeRequest<'a> {
+    /// Channel to join.
+    pub channel: Cow<'a, str>,
+    /// Subscription token; empty: none.
+    pub token: Cow<'a, str>,
+    /// Whether the client wants what it missed after `offset`.
+    pub recover: bool,
+    /// Epoch of `offset`; empty: any.
+    pub epoch: Cow<'a, str>,
+    /// Last offset the client has seen under `epoch`.
+    pub offset: u64,
+    /// Data for the backend that authorizes; empty: none.
+    pub data: &'a [u8],
+    /// Asks that the server notices losses.
+    pub positioned: bool,
+    /// Asks that the subscription can be recovered.
+    pub recoverable: bool,
+    /// Asks for join and leave pushes.
+    pub join_leave: bool,
+    /// Name of the delta format that the client can read; empty: none.
+    pub delta: Cow<'a, str>,
+    /// Bits: 1 compaction offered, 2 rather an error than an unrecovered subscription.
+    pub flag: i64,
+    /// Field `type`: 0 is a channel, anything else a kind of subscription that this server does not have.
+    pub kind: i32,
+    /// Whether a tags filter was sent.
+    pub tf_present: bool,
+}
+
+impl SubscribeRequest<'_> {
+    /// Bit of `flag`: answer error 112 rather than `recovered:false`.
+    pub const FLAG_REJECT_UNRECOVERED: i64 = 2;
+}
+
+/// Fields of a history command.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct HistoryRequest<'a> {
+    /// Channel asked about.
+    pub channel: Cow<'a, str>,
+    /// Publications at most; 0: position only, -1: as many as the server allows.
+    pub limit: i32,
+    /// From where; `None`: from the oldest (the newest if `reverse`).
+    pub since: Option<StreamPosition<'a>>,
+    /// Newest first.
+    pub reverse: bool,
+}
+
+/// A place in a channel.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StreamPosition<'a> {
+    /// Offset under `epoch`.
+    pub offset: u64,
+    /// Epoch; opaque.
+    pub epoch: Cow<'a, str>,
+}
+
+/// Why a message of a client cannot be read. All of them close the connection with 3501.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandError {
+    /// The message holds no command.
+    Empty,
+    /// Not JSON objects a line, or not delimited protobuf messages; or a field of another type than the protocol's.
+    Malformed,
+    /// Containers inside each other beyond [`super::json::DEPTH_MAX`].
+    TooDeep,
+    /// A number that is not an integer, or is out of its field's range.
+    Number,
+    /// A string that is not UTF-8.
+    Utf8,
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            CommandError::Empty => "message without a command",
+            CommandError::Malformed => "malformed command",
+            CommandError::TooDeep => "too many containers inside each other",
+            CommandError::Number => "number not an integer or out of range",
+            CommandError::Utf8 => "string is not UTF-8",
+        })
+    }
+}
+
+impl core::error::Error for CommandError {}
+
+impl From<JsonError> for CommandError {
+    fn from(error: JsonError) -> Self {
+        match error.kind {
+            JsonErrorKind::TooDeep => CommandError::TooDeep,
+            _ => CommandError::Malformed,
+        }
+    }
+}
+
+/// Iterates the commands of one WebSocket message: JSON objects separated by `\n` (whitespace around the whole is
+/// ignored), or uvarint-length-delimited protobuf messages (length 0 is a pong). An error ends the iteration.
+#[derive(Debug)]
+pub struct Commands<'a> {
+    form: Form,
+    /// What is still to be read.
+    rest: &'a [u8],
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum State {
+    /// No command was read yet, and there must be one.
+    First,
+    /// At least one was read; in JSON form `rest` is empty or begins behind a newline.
+    More,
+    /// An error was reported.
+    Failed,
+}
+
+impl<'a> Commands<'a> {
+    /// Begins to read a message. In JSON form it must be UTF-8 (a WebSocket text message is).
+    pub fn new(form: Form, message: &'a [u8]) -> Self {
+        let rest = match form {
+            Form::Json => message.trim_ascii(),
+            Form::Protobuf => message,
+        };
+        Commands { form, rest, state: State::First }
+    }
+
+    fn read(&mut self) -> Result<Command<'a>, CommandError> {
+        match self.form {
+            Form::Json => {
+                let mut scan = Scan::line(self.rest);
+                // `null` is not a command.
+                let command = scan.message(command)?.ok_or(CommandError::Malformed)?;
+                scan.whitespace();
+                self.rest = match self.rest.get(scan.at) {
+                    None => &[],
+                    Some(b'\n') => &self.rest[scan.at + 1..],
+                    Some(_) => return Err(CommandError::Malformed),
+                };
+                Ok(command)
+            }
+            Form::Protobuf => {
+                let mut reader = Reader::new(self.rest);
+                let message = reader.delimited()?;
+                self.rest = reader.rest();
+                command(&mut Reader::new(message))
+            }
+        }
+    }
+}
+
+impl<'a> Iterator for Commands<'a> {
+    type Item = Result<Command<'a>, CommandError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let result = match self.state {
+            State::Failed => return None,
+            State::More if self.rest.is_empty() => return None,
+            State::First if self.rest.is_empty() => Err(CommandError::Empty),
+            State::First | State::More => self.read(),
+        };
+        self.state = if result.is_ok() { State::More } else { State::Failed };
+        Some(result)
+    }
+}
+
+impl core::iter::FusedIterator for Commands<'_> {}
+
+// Below: one function per message of the protocol. Unknown names map to 0, unknown numbers are skipped.
+
+fn command<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<Command<'a>, CommandError> {
+    let mut id = 0;
+    let mut request = None;
+    let mut request_number = u32::MAX;
+    while let Some(number) = fields.next_field(|name| match name {
+        b"id" => 1,
+        b"connect" => 4,
+        b"subscribe" => 5,
+        b"unsubscribe" => 6,
+        b"publish" => 7,
+        b"presence" => 8,
+        b"presence_stats" => 9,
+        b"history" => 10,
+        b"ping" => 11,
+        b"send" => 12,
+        b"rpc" => 13,
+        b"refresh" => 14,
+        b"sub_refresh" => 15,
+        _ => 0,
+    })? {
+        match number {
+            1 => id = fields.unsigned32()?,
+            4..=15 if number <= request_number => {
+                if let Some(found) = request_of(number, fields)? {
+                    request = Some(found);
+                    request_number = number;
+                }
+            }
+            _ => fields.skip()?,
+        }
+    }
+    let request = match request {
+        Some(request) => request,
+        None if id == 0 => Request::Pong,
+        None => Request::Missing,
+    };
+    Ok(Command { id, request })
+}
+
+fn request_of<'a, R: ReadFields<'a>>(number: u32, fields: &mut R) -> Result<Option<Request<'a>>, CommandError> {
+    Ok(match number {
+        4 => fields.message(connect)?.map(Request::Connect),
+        5 => fields.message(subscribe)?.map(Request::Subscribe),
+        6 => fields.message(channel_only)?.map(|channel| Request::Unsubscribe { channel }),
+        7 => fields.message(publish)?,
+        8 => fields.message(channel_only)?.map(|channel| Request::Presence { channel }),
+        9 => fields.message(channel_only)?.map(|channel| Request::PresenceStats { channel }),
+        10 => fields.message(history)?.map(Request::History),
+        11 => fields.message(nothing)?.map(|()| Request::Ping),
+        12 => fields.message(rpc)?.map(|(_, data)| Request::Send { data }),
+        13 => fields.message(rpc)?.map(|(method, data)| Request::Rpc { method, data }),
+        14 => fields.message(refresh)?.map(|token| Request::Refresh { token }),
+        15 => fields.message(sub_refresh)?,
+        _ => {
+            fields.skip()?;
+            None
+        }
+    })
+}
+
+fn connect<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<ConnectRequest<'a>, CommandError> {
+    let mut request = ConnectRequest::default();
+    while let Some(number) = fields.next_field(|name| match name {
+        b"token" => 1,
+        b"data" => 2,
+        b"subs" => 3,
+        b"name" => 4,
+        b"version" => 5,
+        b"flag" => 7,
+        _ => 0,
+    })? {
+        match number {
+            1 => request.token = fields.string()?,
+            2 => request.data = fields.data()?,
+            3 => fields.entries(|channel, fields| {
+                if let Some(position) = fields.message(subscribe)? {
+                    let SubscribeRequest { recover, offset, epoch, .. } = position;
+                    request.subs.push(ConnectSubscription { channel, recover, offset, epoch });
+                }
+                Ok(())
+            })?,
+            4 => request.name = fields.string()?,
+            5 => request.version = fields.string()?,
+            7 => request.flag = fields.signed()?,
+            _ => fields.skip()?,
+        }
+    }
+    Ok(request)
+}
+
+fn subscribe<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<SubscribeRequest<'a>, CommandError> {
+    let mut request = SubscribeRequest::default();
+    while let Some(number) = fields.next_field(|name| match name {
+        b"channel" => 1,
+        b"token" => 2,
+        b"recover" => 3,
+        b"epoch" => 6,
+        b"offset" => 7,
+        b"data" => 8,
+        b"positioned" => 9,
+        b"recoverable" => 10,
+        b"join_leave" => 11,
+        b"delta" => 12,
+        b"tf" => 13,
+        b"flag" => 14,
+        b"type" => 15,
+        _ => 0,
+    })? {
+        match number {
+            1 => request.channel = fields.string()?,
+            2 => request.token = fields.string()?,
+            3 => request.recover = fields.boolean()?,
+            6 => request.epoch = fields.string()?,
+            7 => request.offset = fields.unsigned()?,
+            8 => request.data = fields.data()?,
+            9 => request.positioned = fields.boolean()?,
+            10 => request.recoverable = fields.boolean()?,
+            11 => request.join_leave = fields.boolean()?,
+            12 => request.delta = fields.string()?,
+            13 => request.tf_present = fields.present()?,
+            14 => request.flag = fields.signed()?,
+            15 => request.kind = fields.signed32()?,
+            _ => fields.skip()?,
+        }
+    }
+    Ok(request)
+}
+
+/// `unsubscribe`, `presence`, `presence_stats`.
+fn channel_only<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<Cow<'a, str>, CommandError> {
+    let mut channel = Cow::default();
+    while let Some(number) = fields.next_field(|name| u32::from(name == b"channel"))? {
+        match number {
+            1 => channel = fields.string()?,
+            _ => fields.skip()?,
+        }
+    }
+    Ok(channel)
+}
+
+fn publish<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<Request<'a>, CommandError> {
+    let (mut channel, mut data, mut kind) = (Cow::default(), &[][..], 0);
+    while let Some(number) = fields.next_field(|name| match name {
+        b"channel" => 1,
+        b"data" => 2,
+        b"type" => 3,
+        _ => 0,
+    })? {
+        match number {
+            1 => channel = fields.string()?,
+            2 => data = fields.data()?,
+            3 => kind = fields.signed32()?,
+            _ => fields.skip()?,
+        }
+    }
+    Ok(if kind == 0 { Request::Publish { channel, data } } else { Request::Missing })
+}
+
+fn history<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<HistoryRequest<'a>, CommandError> {
+    let mut request = HistoryRequest::default();
+    while let Some(number) = fields.next_field(|name| match name {
+        b"channel" => 1,
+        b"limit" => 7,
+        b"since" => 8,
+        b"reverse" => 9,
+        _ => 0,
+    })? {
+        match number {
+            1 => request.channel = fields.string()?,
+            7 => request.limit = fields.signed32()?,
+            8 => request.since = fields.message(stream_position)?,
+            9 => request.reverse = fields.boolean()?,
+            _ => fields.skip()?,
+        }
+    }
+    Ok(request)
+}
+
+fn stream_position<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<StreamPosition<'a>, CommandError> {
+    let mut position = StreamPosition::default();
+    while let Some(number) = fields.next_field(|name| match name {
+        b"offset" => 1,
+        b"epoch" => 2,
+        _ => 0,
+    })? {
+        match number {
+            1 => position.offset = fields.unsigned()?,
+            2 => position.epoch = fields.string()?,
+            _ => fields.skip()?,
+        }
+    }
+    Ok(position)
+}
+
+fn nothing<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<(), CommandError> {
+    while fields.next_field(|_| 0)?.is_some() {
+        fields.skip()?;
+    }
+    Ok(())
+}
+
+/// `rpc`, and `send`, which has the same `data` and no method.
+fn rpc<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<(Cow<'a, str>, &'a [u8]), CommandError> {
+    let (mut method, mut data) = (Cow::default(), &[][..]);
+    while let Some(number) = fields.next_field(|name| match name {
+        b"data" => 1,
+        b"method" => 2,
+        _ => 0,
+    })? {
+        match number {
+            1 => data = fields.data()?,
+            2 => method = fields.string()?,
+            _ => fields.skip()?,
+        }
+    }
+    Ok((method, data))
+}
+
+fn refresh<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<Cow<'a, str>, CommandError> {
+    let mut token = Cow::default();
+    while let Some(number) = fields.next_field(|name| u32::from(name == b"token"))? {
+        match number {
+            1 => token = fields.string()?,
+            _ => fields.skip()?,
+        }
+    }
+    Ok(token)
+}
+
+fn sub_refresh<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<Request<'a>, CommandError> {
+    let (mut channel, mut token, mut kind) = (Cow::default(), Cow::default(), 0);
+    while let Some(number) = fields.next_field(|name| match name {
+        b"channel" => 1,
+        b"token" => 2,
+        b"type" => 3,
+        _ => 0,
+    })? {
+        match number {
+            1 => channel = fields.string()?,
+            2 => token = fields.string()?,
+            3 => kind = fields.signed32()?,
+            _ => fields.skip()?,
+        }
+    }
+    Ok(if kind == 0 { Request::SubRefresh { channel, token } } else { Request::Missing })
+}

@@ -1,0 +1,26 @@
+//! Every byte layout that leaves the process: sockets (and, later, disk).
+//!
+//! In: bytes as the kernel delivered them. Out: typed views that borrow those bytes, and finished frames.
+//! Nothing here has a clock, a socket, a thread or `unsafe`; nothing here imports another crate of ours.
+//!
+//! | file | layout |
+//! |---|---|
+//! | `upgrade` | HTTP/1.1 upgrade request and its answers (RFC 6455 §4) |
+//! | `frame` | WebSocket frame header (RFC 6455 §5.2) |
+//! | `mask` | payload unmasking (RFC 6455 §5.3) |
+//! | `message` | fragments to messages, control frames between them (RFC 6455 §5.4, §5.5) |
+//! | `close` | the table of close codes |
+//! | `centrifuge` | the client protocol in JSON and Protobuf |
+//! | `ingest` | binary frames of backends |
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+
+pub mod centrifuge;
+pub mod close;
+pub mod frame;
+pub mod ingest;
+pub mod mask;
+pub mod message;
+pub mod upgrade;

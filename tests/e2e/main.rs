@@ -1,0 +1,16 @@
+//! End-to-end tests: one file per behaviour, each saying its set-up and its claim, against a real `ringway` process.
+//!
+//! In: the binary that the harness builds or `RINGWAY_BIN` names. Out: pass or fail, with the server's stderr on a fail.
+//! One test binary for all of them, so that they link once; run one file with
+//! `cargo test -p ringway-tests --test e2e recovery::`.
+#![allow(clippy::disallowed_methods, reason = "tests measure real time and start real threads")]
+
+mod bad_input;
+mod first_light;
+mod limits;
+mod many_shards;
+mod partial_frames;
+mod recovery;
+mod second_instance;
+mod shutdown;
+mod slow_consumer;

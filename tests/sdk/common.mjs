@@ -1,0 +1,134 @@
+// What the Node scripts share: addresses from the environment, SDK clients in both encodings, waits with an end, a
+// proxy that can cut its connections. In: RINGWAY_WS, RINGWAY_CLIENT, RINGWAY_CONTROL, RINGWAY_API_KEY.
+// A script ends with exit code 0 only when it reached its end; every failed check is an exception.
+import net from 'node:net';
+import readline from 'node:readline';
+import { Centrifuge as JsonCentrifuge } from 'centrifuge';
+import { Centrifuge as ProtobufCentrifuge } from 'centrifuge/build/protobuf';
+import WebSocket from 'ws';
+
+const required = (name) => {
+  if (!process.env[name]) throw new Error(`${name} is not set: run through \`cargo test -p ringway-tests --test sdk\``);
+  return process.env[name];
+};
+
+export const WS_URL = required('RINGWAY_WS');
+export const CONTROL_URL = required('RINGWAY_CONTROL');
+export const API_KEY = required('RINGWAY_API_KEY');
+const [CLIENT_HOST, CLIENT_PORT] = required('RINGWAY_CLIENT').split(':');
+
+/// How long a check waits for something that should come at once.
+export const PATIENCE_MS = 20_000;
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+/// One encoding of the SDK: how to make a client, and how payloads are written and read.
+export const ENCODINGS = {
+  json: { make: (url, options) => new JsonCentrifuge(url, { websocket: WebSocket, ...options }), write: (v) => v, read: (v) => v },
+  protobuf: {
+    make: (url, options) => new ProtobufCentrifuge(url, { websocket: WebSocket, ...options }),
+    write: (v) => encoder.encode(JSON.stringify(v)),
+    read: (v) => JSON.parse(decoder.decode(v)),
+  },
+};
+
+/// A connected client.
+export async function connected(encoding, url = WS_URL, options = {}) {
+  const client = ENCODINGS[encoding].make(url, { minReconnectDelay: 100, maxReconnectDelay: 500, ...options });
+  client.connect();
+  await within(client.ready(), 'connect');
+  return client;
+}
+
+/// A subscription that is subscribed, with everything it received in `sub.seen` ({data, offset, info}).
+export async function subscribed(client, encoding, channel) {
+  const sub = client.newSubscription(channel);
+  sub.seen = [];
+  sub.events = [];
+  sub.on('publication', (ctx) => sub.seen.push({ ...ctx, data: ENCODINGS[encoding].read(ctx.data) }));
+  sub.on('subscribed', (ctx) => sub.events.push(ctx));
+  sub.subscribe();
+  await within(sub.ready(), `subscribe ${channel}`);
+  return sub;
+}
+
+/// The promise, or an error after a time.
+export function within(promise, what, ms = PATIENCE_MS) {
+  let timer;
+  const late = new Promise((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`not within ${ms} ms: ${what}`)), ms);
+  });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
+}
+
+/// Waits until `condition()` holds.
+export async function until(condition, what, ms = PATIENCE_MS) {
+  const end = Date.now() + ms;
+  while (!condition()) {
+    if (Date.now() > end) throw new Error(`not within ${ms} ms: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+}
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+/// Publishes over the HTTP API.
+export async function apiPublish(channel, data) {
+  const response = await fetch(`${CONTROL_URL}/api/publish`, {
+    method: 'POST',
+    headers: { 'Content-Type': 'application/json', 'X-API-Key': API_KEY },
+    body: JSON.stringify({ channel, data }),
+  });
+  const answer = await response.json();
+  if (response.status !== 200 || !answer.result) throw new Error(`publish: ${response.status} ${JSON.stringify(answer)}`);
+  return answer.result;
+}
+
+/// A TCP proxy in front of the client port whose connections can be cut without a Close frame.
+export async function cutProxy() {
+  const pairs = new Set();
+  let open = true;
+  const server = net.createServer((near) => {
+    if (!open) return near.destroy();
+    const far = net.connect(Number(CLIENT_PORT), CLIENT_HOST);
+    const pair = [near, far];
+    pairs.add(pair);
+    near.pipe(far);
+    far.pipe(near);
+    for (const socket of pair) {
+      socket.on('error', () => {});
+      socket.on('close', () => { pairs.delete(pair); pair.forEach((s) => s.destroy()); });
+    }
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  return {
+    url: `ws://127.0.0.1:${server.address().port}/connection/websocket`,
+    cut() { open = false; for (const pair of pairs) pair.forEach((socket) => socket.resetAndDestroy()); },
+    mend() { open = true; },
+    close() { server.close(); this.cut(); },
+  };
+}
+
+const answers = readline.createInterface({ input: process.stdin });
+
+/// Asks the test that runs this script for something, e.g. `@restart`, and waits until it is done.
+export async function ask(request) {
+  const answer = new Promise((resolve) => answers.once('line', resolve));
+  console.log(request);
+  await within(answer, `the answer to ${request}`, 60_000);
+}
+
+/// Runs the steps of a script in order and ends the process.
+export async function run(steps) {
+  try {
+    for (const [name, step] of steps) {
+      await step();
+      console.log(`ok: ${name}`);
+    }
+  } catch (error) {
+    console.error(`FAILED: ${error.stack}`);
+    process.exit(1);
+  }
+  process.exit(0);
+}
