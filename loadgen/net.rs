@@ -118,7 +118,6 @@ pub struct Ready {
 }
 
 /// A level-triggered epoll.
-#[derive(Debug)]
 pub struct Poll {
     epoll: OwnedFd,
     events: Vec<epoll::Event>,

@@ -93,6 +93,12 @@ impl PayloadTemplate {
         Ok(PayloadTemplate { bytes })
     }
 
+    /// Payload length in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "a payload is never empty")]
+    pub fn len(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The payload with this stamp.
     pub fn stamped(&mut self, stamp: &Stamp) -> &[u8] {
         stamp.write(&mut self.bytes[1..=STAMP_BYTES]);

@@ -12,7 +12,7 @@ use ringway_wire::upgrade::accept_key;
 use crate::options::Protocol;
 
 /// The handshake key of every connection: 16 bytes in base64. One key, so that the expected answer is computed once.
-const UPGRADE_KEY: &[u8; 24] = b"cmluZ3dheS1sb2FkZ2VuISE=";
+const UPGRADE_KEY: &[u8; 24] = b"cmluZ3dheS1sb2FkLWdlbg==";
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// Subscribe commands in one frame.
 const COMMANDS_PER_FRAME: u32 = 32;

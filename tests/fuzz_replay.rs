@@ -7,6 +7,12 @@
 
 #[path = "fuzz_bodies/frames.rs"]
 mod frames;
+#[path = "fuzz_bodies/ingest.rs"]
+mod ingest;
+#[path = "fuzz_bodies/json_command.rs"]
+mod json_command;
+#[path = "fuzz_bodies/protobuf_command.rs"]
+mod protobuf_command;
 #[path = "fuzz_bodies/upgrade.rs"]
 mod upgrade;
 
@@ -17,7 +23,13 @@ use std::path::{Path, PathBuf};
 
 type Body = fn(&[u8]);
 
-const TARGETS: &[(&str, Body)] = &[("frames", frames::run), ("upgrade", upgrade::run)];
+const TARGETS: &[(&str, Body)] = &[
+    ("frames", frames::run),
+    ("ingest", ingest::run),
+    ("json_command", json_command::run),
+    ("protobuf_command", protobuf_command::run),
+    ("upgrade", upgrade::run),
+];
 
 fn folder(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)

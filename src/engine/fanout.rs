@@ -170,9 +170,9 @@ impl Fanouts {
     /// Takes a connection off the channel's list. When another one takes its place, says so.
     pub fn leave(&mut self, local: LocalChannelId, form: Form, index: u32) -> Option<Moved> {
         let channel = self.channels.get_mut(local.slot, local.generation)?;
-        let quiet = channel.is_quiet();
+        // Places may change only when nothing waits and the last fan-out's places have been tidied.
         let list = &mut channel.lists[form as usize];
-        if !quiet {
+        if channel.active {
             if let Some(entry) = list.entries.get_mut(index as usize) {
                 *entry = VACANT;
                 list.vacant.push(index);
@@ -263,11 +263,6 @@ impl Fanouts {
 }
 
 impl Channel {
-    /// Whether nothing waits, so that places in the lists may change.
-    fn is_quiet(&self) -> bool {
-        self.run.is_none() && self.waiting.is_empty()
-    }
-
     /// Takes what waits into a fan-out; none if nothing waits.
     fn begin(&mut self, joined_bytes: &mut Vec<u8>) -> Option<Run> {
         let mut run = Run { form: 0, cursor: 0, frames: Default::default(), joined: Default::default() };
@@ -407,7 +402,7 @@ mod tests {
             // slot -> (form, index, next expected number); the channel stays followed by the unanswered subscribe.
             let mut members: BTreeMap<u32, (Form, u32, u64)> = BTreeMap::new();
             let mut published = 0u64;
-            let mut slices = |fanouts: &mut Fanouts, members: &mut BTreeMap<u32, (Form, u32, u64)>, budget| {
+            let slices = |fanouts: &mut Fanouts, members: &mut BTreeMap<u32, (Form, u32, u64)>, budget| {
                 let mut moved = Vec::new();
                 let mut wrong = None;
                 fanouts.step(budget, |delivery| {
@@ -431,8 +426,9 @@ mod tests {
                         members.insert(slot, (form, index, published + 1));
                     }
                     Step::Leave(slot) => if let Some((form, index, _)) = members.remove(&slot) {
-                        if let Some(moved) = fanouts.leave(local, form, index) {
-                            if let Some(member) = members.get_mut(&moved.slot) { member.1 = moved.index; }
+                        let moved = fanouts.leave(local, form, index);
+                        if let Some(member) = moved.and_then(|moved| members.get_mut(&moved.slot)) {
+                            member.1 = moved.map_or(0, |moved| moved.index);
                         }
                     },
                     Step::Publish => {

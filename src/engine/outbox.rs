@@ -157,8 +157,12 @@ impl Outboxes {
 
     /// Frees everything; the connection is gone.
     pub fn clear(&mut self, queue: &mut Queue) {
-        queue.sent = 0;
-        self.drop_unsent(queue);
+        let mut next = queue.head;
+        while let Some(node) = self.nodes.get_mut(next as usize) {
+            node.frame = None;
+            self.free.push(next);
+            next = node.next;
+        }
         *queue = Queue { listed: queue.listed, ..Queue::EMPTY };
     }
 

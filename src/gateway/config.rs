@@ -5,7 +5,8 @@
 //! Invariants: this file and `engine/limits.rs` are the only ones with defaults; defaults let nobody in; a [`Config`]
 //! exists only if every range and every relation holds; secrets are never printed.
 //!
-//! `config_table.rs` has the row of each key, `config_source.rs` reads the sources into [`Settings`].
+//! `config_table.rs` has the row of each key, `config_source.rs` reads the sources into [`Settings`],
+//! `config_relations.rs` says what has to hold between values.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -17,6 +18,7 @@ use ringway_engine::options::{Access, Origins};
 use subtle::ConstantTimeEq;
 
 use crate::cli::{Cli, RunArgs};
+use crate::config_relations::RELATIONS;
 use crate::config_source::{self, Problem};
 use crate::log::Level;
 
@@ -260,125 +262,6 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
-/// Something that has to hold between values, checked when all sources are read.
-pub struct Relation {
-    /// The key that an operator would change first.
-    pub key: &'static str,
-    /// What has to hold, in keys.
-    pub text: &'static str,
-    holds: fn(&Settings) -> bool,
-}
-
-/// Every relation between values.
-pub const RELATIONS: &[Relation] = &[
-    Relation {
-        key: "limits.recovery_bytes_max",
-        text: "limits.recovery_bytes_max must be below limits.outbox_bytes_max: a recovery answer must fit the outbox",
-        holds: |s| s.limits.recovery_bytes_max < s.limits.outbox_bytes_max,
-    },
-    Relation {
-        key: "limits.publication_bytes_max",
-        text: "limits.publication_bytes_max must be at most half of limits.ingest_frame_bytes_max",
-        holds: |s| s.limits.publication_bytes_max <= s.limits.ingest_frame_bytes_max / 2,
-    },
-    Relation {
-        key: "limits.publication_bytes_max",
-        text: "limits.publication_bytes_max must be at most limits.message_bytes_max",
-        holds: |s| s.limits.publication_bytes_max <= s.limits.message_bytes_max,
-    },
-    Relation {
-        key: "limits.outbox_bytes_max",
-        text: "limits.outbox_bytes_max must be at least 4 times limits.publication_bytes_max: one publication must not fill an outbox",
-        holds: |s| u64::from(s.limits.outbox_bytes_max) >= 4 * u64::from(s.limits.publication_bytes_max),
-    },
-    Relation {
-        key: "limits.handshake_bytes_max",
-        text: "limits.handshake_bytes_max must be at most limits.read_bytes_per_turn_max",
-        holds: |s| s.limits.handshake_bytes_max <= s.limits.read_bytes_per_turn_max,
-    },
-    Relation {
-        key: "limits.ingest_credit_bytes",
-        text: "limits.ingest_credit_bytes must be at least limits.ingest_frame_bytes_max: one frame must fit the credit",
-        holds: |s| s.limits.ingest_credit_bytes >= s.limits.ingest_frame_bytes_max,
-    },
-    Relation {
-        key: "limits.ping_interval_ms",
-        text: "limits.ping_interval_ms must be 0 or at least 1000: clients are told whole seconds",
-        holds: |s| s.limits.ping_interval_ms == 0 || s.limits.ping_interval_ms >= 1000,
-    },
-    Relation {
-        key: "limits.pong_timeout_ms",
-        text: "limits.pong_timeout_ms must be below limits.ping_interval_ms: an answer must be due before the next ping",
-        holds: |s| s.limits.ping_interval_ms == 0 || s.limits.pong_timeout_ms < s.limits.ping_interval_ms,
-    },
-    Relation {
-        key: "ring.submission_entries",
-        text: "ring.submission_entries must be a power of two",
-        holds: |s| s.submission_entries.is_power_of_two(),
-    },
-    Relation {
-        key: "ring.completion_entries",
-        text: "ring.completion_entries must be a power of two",
-        holds: |s| s.completion_entries.is_power_of_two(),
-    },
-    Relation {
-        key: "ring.completion_entries",
-        text: "ring.completion_entries must be at least twice ring.submission_entries",
-        holds: |s| s.completion_entries >= 2 * s.submission_entries,
-    },
-    Relation {
-        key: "client.websocket_path",
-        text: "client.websocket_path must begin with / and have no spaces, control characters, ? or #",
-        holds: |s| {
-            s.websocket_path.starts_with('/')
-                && s.websocket_path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'))
-        },
-    },
-    Relation {
-        key: "client.websocket_path",
-        text: "client.websocket_path must not be /echo, which client.echo serves",
-        holds: |s| !(s.echo && s.websocket_path == "/echo"),
-    },
-    Relation {
-        key: "client.allowed_origins",
-        text: "client.allowed_origins must be [\"*\"] alone, or origins such as \"https://app.example.com\" without path",
-        holds: |s| s.allowed_origins == ["*"] || s.allowed_origins.iter().all(|o| is_origin(o)),
-    },
-    Relation {
-        key: "control.listen",
-        text: "client.listen, control.listen and ingest.listen must have different ports (or 0, a free one)",
-        holds: |s| {
-            let ports = [s.client_listen.port(), s.control_listen.port(), s.ingest_listen.port()];
-            (0..3).all(|i| ports[i] == 0 || !ports[..i].contains(&ports[i]))
-        },
-    },
-    Relation {
-        key: "control.api_key",
-        text: "control.api_key and control.api_key_file must not both be set",
-        holds: |s| s.api_key.is_empty() || s.api_key_file.is_empty(),
-    },
-    Relation {
-        key: "ingest.tokens",
-        text: "ingest.tokens and ingest.tokens_file must not both be set",
-        holds: |s| s.ingest_tokens.is_empty() || s.ingest_tokens_file.is_empty(),
-    },
-    Relation {
-        key: "ingest.tokens",
-        text: "ingest.tokens must not hold an empty text",
-        holds: |s| s.ingest_tokens.iter().all(|t| !t.is_empty()),
-    },
-];
-
-/// `scheme://host[:port]`, or `null`, which browsers send for files and sandboxes.
-fn is_origin(text: &str) -> bool {
-    text == "null"
-        || text.split_once("://").is_some_and(|(scheme, rest)| {
-            !scheme.is_empty()
-                && !rest.is_empty()
-                && rest.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'/' | b'?' | b'#' | b'*'))
-        })
-}
-
 /// Everything that is wrong with a configuration, in the order in which it was found. Never empty.
 #[derive(Debug)]
 pub struct ConfigError {
@@ -434,7 +317,9 @@ impl Config {
     pub fn warnings(&self) -> Vec<String> {
         let mut out = Vec::new();
         if !self.access.anonymous {
-            out.push("client.anonymous is false and there is no other way to authenticate: no client can connect".into());
+            out.push(
+                "client.anonymous is false and there is no other way to authenticate: no client can connect".into(),
+            );
         }
         if !self.control.listen.ip().is_loopback() {
             out.push(format!(

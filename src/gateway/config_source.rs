@@ -10,7 +10,8 @@ use std::io::Read as _;
 use std::path::Path;
 
 use ringway_engine::namespace::Namespace;
-use toml::de::{DeTable, DeValue};
+use toml::Spanned;
+use toml::de::{DeString, DeTable, DeValue};
 
 use crate::cli::RunArgs;
 use crate::config::{FILE_BYTES_MAX, Settings};
@@ -111,12 +112,12 @@ fn apply_file(settings: &mut Settings, file: &str, text: &str, problems: &mut Ve
         return;
     }
     let place = |offset: usize| format!("{file}:{}", line_of(offset));
-    for (name, value) in document.get_ref() {
+    for (name, value) in in_file_order(document.get_ref()) {
         let at = place(name.span().start);
         match (name.get_ref().as_ref(), value.get_ref()) {
             ("namespaces", value) => apply_namespaces(settings, value, &at, &place, problems),
             (section, DeValue::Table(table)) if is_section(section) => {
-                for (name, value) in table {
+                for (name, value) in in_file_order(table) {
                     let key = format!("{section}.{}", name.get_ref());
                     apply_key(settings, &key, raw(value.get_ref()), &place(name.span().start), problems);
                 }
@@ -150,7 +151,7 @@ fn apply_namespaces(
             continue;
         };
         let mut namespace = Namespace::closed("");
-        for (name, value) in fields {
+        for (name, value) in in_file_order(fields) {
             let at = place(name.span().start);
             match (name.get_ref().as_ref(), raw(value.get_ref())) {
                 ("name", Raw::Text(text)) => namespace.name = text.into(),
@@ -259,10 +260,19 @@ fn unknown(key: &str, known: impl Iterator<Item = String>) -> String {
     }
 }
 
+/// A table is sorted by key; problems read better in the order of the file.
+fn in_file_order<'a, 'i>(table: &'a DeTable<'i>) -> Vec<(&'a Spanned<DeString<'i>>, &'a Spanned<DeValue<'i>>)> {
+    let mut entries: Vec<_> = table.iter().collect();
+    entries.sort_by_key(|(name, _)| name.span().start);
+    entries
+}
+
 fn raw(value: &DeValue<'_>) -> Raw {
     match value {
         DeValue::Boolean(b) => Raw::Bool(*b),
-        DeValue::Integer(i) => i128::from_str_radix(i.as_str(), i.radix()).map_or(Raw::Other("a huge number"), Raw::Integer),
+        DeValue::Integer(i) => {
+            i128::from_str_radix(i.as_str(), i.radix()).map_or(Raw::Other("a huge number"), Raw::Integer)
+        }
         DeValue::String(s) => Raw::Text(s.to_string()),
         DeValue::Array(items) => {
             let texts: Option<Vec<String>> = items

@@ -107,7 +107,9 @@ macro_rules! integer {
     };
 }
 macro_rules! address {
-    ($f:ident) => { Field::Address { get: |s| s.$f, set: |s, v| s.$f = v } };
+    ($f:ident) => {
+        Field::Address { get: |s| s.$f, set: |s, v| s.$f = v }
+    };
 }
 macro_rules! text {
     ($allowed:literal, secret: $secret:literal, $f:ident) => {
@@ -133,7 +135,7 @@ macro_rules! rows {
 macro_rules! limits {
     ($( $f:ident, $unit:literal $min:literal ..= $max:literal; $what:literal; $effect:literal; $when:literal; )+) => {
         rows! { LIMIT_ROWS: Settings, "Rows of the engine's limits.";
-            $( concat!("limits.", stringify!($f)) => integer!($unit $min..=$max, limits.$f: u32); $what; $effect; $when; )+
+            $( concat!("limits.", stringify!($f)) => integer!($unit $min..=$max, limits.$f: _); $what; $effect; $when; )+
         }
     };
 }
@@ -173,7 +175,7 @@ rows! { PROCESS_ROWS: Settings, "Rows of the process, its listeners and its ring
         "On test machines only: it answers anyone.";
     "client.backlog" => integer!("connections" 1..=65_535, backlog: u32);
         "Connections that the kernel holds per shard until they are accepted; the kernel's net.core.somaxconn caps it.";
-        "About 1 KiB of kernel memory for each that waits.";
+        "Kernel memory for each that waits.";
         "Raise it with somaxconn when reconnect storms overflow the listen queue (nstat TcpExtListenOverflows).";
     "client.send_buffer_bytes" => integer!("bytes" 0..=67_108_864, send_buffer_bytes: u32);
         "Socket send buffer (SO_SNDBUF) of a client connection; the kernel doubles it. 0: the kernel tunes it.";
@@ -225,7 +227,7 @@ rows! { PROCESS_ROWS: Settings, "Rows of the process, its listeners and its ring
         "After measuring both with ringway-loadgen on the kernel in use.";
     "lane.capacity_batches" => integer!("batches" 2..=1_048_576, lane_capacity_batches: u32);
         "Batches that the queue from one shard to another holds. Full: the sender keeps them in its own spill queue.";
-        "About 48 bytes per place and pair of shards.";
+        "Memory per place and pair of shards, whether used or not.";
         "Raise it when ringway_lane_full_total grows while ringway_loop_sleeps_total does too.";
     "log.level" => Field::Choice { names: Level::NAMES, get: |s| s.log_level.name(), set: |s, v| s.log_level = Level::from_name(v) };
         "Least severity that is logged, as logfmt lines on standard error.";
@@ -268,11 +270,11 @@ limits! {
         "When names carry long ids.";
     subscriptions_per_connection_max, "subscriptions" 1..=1_048_576;
         "Subscriptions of one connection. Over: error 106.";
-        "About 100 bytes each.";
+        "Memory of the connection and of its shard's channel lists.";
         "When one client follows many channels.";
     requests_in_flight_per_connection_max, "requests" 1..=1_048_576;
         "Publishes and subscribes of one client that wait for an owner's answer. Over: the client is not read until answers come.";
-        "About 100 bytes each.";
+        "Memory of each request that waits.";
         "Raise it when a client subscribes to thousands of channels at once and connects slowly.";
     outbox_bytes_max, "bytes" 4_096..=1_073_741_824;
         "Bytes that wait to be written to one client. Over: close 3008, the client recovers from history.";
@@ -292,7 +294,7 @@ limits! {
         "Raise it with message_bytes_max, outbox_bytes_max and ingest_frame_bytes_max.";
     channels_per_shard_max, "channels" 1..=100_000_000;
         "Channels that one shard owns or follows at once. Over: idle ones are evicted, then error 106 for a new channel.";
-        "About 200 bytes each, and their history.";
+        "Memory of each channel, and of its history.";
         "Raise it for many small channels, as far as memory allows.";
     channel_idle_ms, "ms" 1_000..=604_800_000;
         "An owned channel with no subscriber, no history and no publication for this long is forgotten; it returns under a new epoch.";
@@ -306,9 +308,13 @@ limits! {
         "Payload bytes in one recovery answer. Over: recovered:false.";
         "A reconnect storm writes up to this per client and channel.";
         "Raise it with limits.outbox_bytes_max, below which it stays.";
+    history_bytes_max, "bytes" 1_048_576..=1_099_511_627_776;
+        "Bytes of publications that one shard keeps in history windows. Over: the oldest of the channel being published to are forgotten early, counted in ringway_history_dropped_total.";
+        "Worst-case memory of history per shard.";
+        "Set it to the memory that history may take, divided by shards.";
     idempotency_keys_max, "keys" 0..=100_000_000;
         "Idempotency keys that one shard remembers. Over: the oldest are forgotten early, counted in ringway_idempotency_keys_dropped_total.";
-        "About 120 bytes each.";
+        "Memory of each key, up to this many.";
         "Publish rate per shard times limits.idempotency_window_ms should fit.";
     idempotency_window_ms, "ms" 1_000..=86_400_000;
         "How long a key is remembered.";
@@ -324,7 +330,7 @@ limits! {
         "Raise it for large payloads or larger batches.";
     ingest_credit_messages, "messages" 1..=1_048_576;
         "Publishes that one ingest connection may have unacknowledged. Over: the connection is not read.";
-        "About 100 bytes each.";
+        "Memory of each publish that waits.";
         "Raise it when one backend publishes more than this per round trip.";
     ingest_credit_bytes, "bytes" 4_096..=1_073_741_824;
         "Payload bytes that one ingest connection may have unacknowledged. Over: the connection is not read.";
@@ -355,7 +361,7 @@ limits! {
 rows! { NAMESPACE_ROWS: Namespace, "Rows of one namespace; in the file under `[namespace]` (the default one) or `[[namespaces]]`.";
     "history_size" => integer!("publications" 0..=1_000_000, history_size: u32);
         "Publications kept per channel. 0: none.";
-        "Payload plus about 200 bytes per kept publication and channel.";
+        "Memory of each kept publication, per channel: at least its payload.";
         "As many as a client may miss between two connections.";
     "history_ttl_ms" => integer!("ms" 0..=31_536_000_000, history_ttl_ms: u64);
         "How long a publication is kept. Above 0 when there is history.";

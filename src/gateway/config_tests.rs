@@ -122,7 +122,8 @@ fn every_integer_row_keeps_its_bounds_and_refuses_what_is_beyond() {
             beyond.push((min - 1).to_string());
         }
         for value in beyond {
-            let text = problem(load(&super::tests::set(&[&format!("{}={value}", row.key)]), &[]));
+            let args = RunArgs { set: vec![format!("{}={value}", row.key)], ..RunArgs::default() };
+            let text = problem(load(&args, &[]));
             assert!(text.contains(row.key) && text.contains(&format!("from {min} to {max}")), "{text}");
         }
     }
@@ -202,7 +203,10 @@ fn unknown_keys_name_the_nearest() {
         assert!(text.contains(&format!("flag --set: {key}: unknown key; did you mean {meant}?")), "{text}");
     }
     let text = problem(load(&RunArgs::default(), &[("RINGWAY_CLIENT__ECO", "true")]));
-    assert!(text.contains("environment RINGWAY_CLIENT__ECO: client.eco: unknown key; did you mean client.echo?"), "{text}");
+    assert!(
+        text.contains("environment RINGWAY_CLIENT__ECO: client.eco: unknown key; did you mean client.echo?"),
+        "{text}"
+    );
     let text = problem(load(&set(&["tls.certificate_chain=x"]), &[]));
     assert!(text.contains("prints all keys"), "{text}");
     let text = problem(load_file("[[namespaces]]\nname = \"chat\"\nhistroy_size = 1\n"));
@@ -255,8 +259,10 @@ fn wrong_types_say_what_is_allowed() {
 
 #[test]
 fn all_problems_are_reported_at_once_and_no_secret_is_shown() {
-    let error = load_file("a = 1\nb = 2\n[control]\napi_key = 77777777\n[ingest]\ntokens = [88888888]\n[limits]\noutbox_bytes_max = 1\n")
-        .expect_err("is refused");
+    let error = load_file(
+        "a = 1\nb = 2\n[control]\napi_key = 77777777\n[ingest]\ntokens = [88888888]\n[limits]\noutbox_bytes_max = 1\n",
+    )
+    .expect_err("is refused");
     assert_eq!(error.problems.len(), 5, "{error}");
     let text = error.to_string();
     assert!(!text.contains("77777777") && !text.contains("88888888"), "{text}");
@@ -391,10 +397,8 @@ fn namespaces_come_from_the_file() {
 fn secrets_may_come_from_files() {
     let key = TempFile::new("  s3cret  \n\n");
     let tokens = TempFile::new("one\n\ntwo\n");
-    let pairs = [
-        format!("control.api_key_file={}", key.0.display()),
-        format!("ingest.tokens_file={}", tokens.0.display()),
-    ];
+    let pairs =
+        [format!("control.api_key_file={}", key.0.display()), format!("ingest.tokens_file={}", tokens.0.display())];
     for dev in [false, true] {
         let config = load(&RunArgs { set: pairs.to_vec(), dev, ..RunArgs::default() }, &[]).expect("is valid");
         assert!(config.control.api_key.matches(b"s3cret") && !config.control.api_key.matches(b"dev"));

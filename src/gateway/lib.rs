@@ -1,8 +1,25 @@
-//! stub
+//! The gateway: joins the engine's decisions to the kernel.
+//!
+//! | file | what |
+//! |---|---|
+//! | `shard_loop`, `places` | the loop of one shard and its sockets: read this first |
+//! | `boot`, `shutdown` | from configuration to a running node and back |
+//! | `control`, `control_link` | HTTP on a thread of its own, and its way to the shards |
+//! | `config*`, `cli`, `pages` | one table of keys: file, environment, flags, reference pages |
+//! | `clock`, `log` | time and words |
+#![forbid(unsafe_code)]
+
+pub mod boot;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod config_relations;
 pub mod config_source;
 pub mod config_table;
 pub mod control;
+pub mod control_link;
 pub mod log;
 pub mod pages;
+mod places;
+pub mod shard_loop;
+pub mod shutdown;

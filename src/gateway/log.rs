@@ -89,7 +89,7 @@ fn write(level: Level, target: &str, message: &str, fields: Fields<'_>) {
     let _ = std::io::stderr().lock().write_all(line.as_bytes());
 }
 
-#[allow(clippy::disallowed_methods, reason = "the wall clock of a log line decides nothing")]
+#[expect(clippy::disallowed_methods, reason = "the wall clock of a log line decides nothing")]
 fn now_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
 }

@@ -116,7 +116,7 @@ mod tests {
     fn scratch_moves_between_threads() {
         let mut scratch = Scratch::new(4096).expect("memory");
         scratch.as_mut_slice()[0] = 1;
-        let first = std::thread::spawn(move || scratch.as_slice()[0]).join().expect("thread");
-        assert_eq!(first, 1);
+        let thread = crate::thread::spawn_named("scratch", move || scratch.as_slice()[0]).expect("thread");
+        assert_eq!(thread.join().expect("no panic"), 1);
     }
 }

@@ -137,9 +137,8 @@ fn peer_pid(name: &str) -> Result<u32, Errno> {
     let bytes = std::mem::offset_of!(libc::sockaddr_un, sun_path) + 1 + name.len();
     // SAFETY: needed because std's connect would wait if the backlog is full. Sound: `address` is a live, fully initialised
     // sockaddr_un and `bytes`, checked by the slice above, is within it.
-    let result = unsafe {
-        libc::connect(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), bytes as libc::socklen_t)
-    };
+    let result =
+        unsafe { libc::connect(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), bytes as libc::socklen_t) };
     if result != 0 {
         return Err(Errno::last());
     }

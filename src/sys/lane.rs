@@ -26,7 +26,7 @@ use crossbeam::utils::CachePadded;
 
 use crate::op::Errno;
 use crate::primitive::{AtomicBool, AtomicU64, Ordering};
-use crate::sleep::SleepFlag;
+use crate::sleep::{Prepared, SleepFlag};
 
 thread_local! {
     /// Whether this thread has left the process's common file table.
@@ -43,8 +43,8 @@ pub struct Inbox<T> {
     queue: ArrayQueue<T>,
     /// Alone on its cache line: producers read it once per batch and must not meet the queue's indices there.
     sleep: CachePadded<SleepFlag>,
-    /// Consumer's note that it announced a sleep since the last `awake`; nobody else reads it.
-    announced: AtomicBool,
+    /// Consumer's note that since the last `awake` it announced a sleep that somebody may have seen; nobody else reads it.
+    bell_may_ring: AtomicBool,
     /// An eventfd, non-blocking; `File` because reading and writing 8 bytes is all that is done with it.
     bell: std::fs::File,
     lost: Box<[AtomicU64]>,
@@ -63,7 +63,7 @@ impl<T> Inbox<T> {
         Ok(Arc::new(Inbox {
             queue: ArrayQueue::new(capacity),
             sleep: CachePadded::new(SleepFlag::new()),
-            announced: AtomicBool::new(false),
+            bell_may_ring: AtomicBool::new(false),
             bell: std::fs::File::from(new_eventfd()?),
             lost: (0..senders.div_ceil(64)).map(|_| AtomicU64::new(0)).collect(),
             senders,
@@ -116,20 +116,20 @@ impl<T> Inbox<T> {
 
     /// Consumer: announces that it is going to sleep, then looks again. False: an item or a lost mark is there, do not sleep.
     pub fn prepare_sleep(&self) -> bool {
-        let sleep = self.sleep.prepare(|| !self.queue.is_empty() || self.any_lost());
-        if sleep {
-            self.announced.store(true, Ordering::Relaxed);
+        let prepared = self.sleep.prepare(|| !self.queue.is_empty() || self.any_lost());
+        if prepared != Prepared::Work {
+            self.bell_may_ring.store(true, Ordering::Relaxed);
         }
-        sleep
+        prepared == Prepared::Sleep
     }
 
-    /// Consumer: clears the announcement and drains the wake-up descriptor. Cheap when no sleep was announced. To be called
-    /// after each sleep, whatever ended it, and so before the wake poll is armed again.
+    /// Consumer: clears the announcement and drains the wake-up descriptor. Cheap when no
+    /// sleep was announced. To be called after each turn, whatever ended it, and so before the wake poll is armed again.
     pub fn awake(&self) {
-        if !self.announced.load(Ordering::Relaxed) {
+        if !self.bell_may_ring.load(Ordering::Relaxed) {
             return;
         }
-        self.announced.store(false, Ordering::Relaxed);
+        self.bell_may_ring.store(false, Ordering::Relaxed);
         self.sleep.clear();
         // A producer that took the wake may still be on its way to the bell: then the next sleep ends early, once, and
         // drains here. EAGAIN (nobody rang) is the other outcome; neither needs an answer.

@@ -2,7 +2,8 @@
 //! of producers and a consumer over [`SleepFlag`](crate::sleep::SleepFlag), the very type that `lane.rs` uses.
 //!
 //! The queue is a stand-in: a counter that is written with the weakest order, so that nothing but the protocol's own fences
-//! can save a wake-up. The bell is loom's `Notify`. A lost wake-up shows as a deadlock, which loom reports.
+//! can save a wake-up. The bell is loom's `Notify`, which may also end a wait without a ring, as a ring's turn may end for
+//! another reason. A lost wake-up shows as a deadlock, which loom reports.
 //!
 //! Run: `RUSTFLAGS="--cfg loom" cargo test -p ringway-sys --release --lib loom`
 
@@ -10,7 +11,7 @@ use loom::sync::atomic::{AtomicUsize, Ordering};
 use loom::sync::{Arc, Notify};
 use loom::thread;
 
-use crate::sleep::SleepFlag;
+use crate::sleep::{Prepared, SleepFlag};
 
 struct StandIn {
     flag: SleepFlag,
@@ -39,25 +40,27 @@ impl StandIn {
         }
     }
 
-    /// Consumes until `wanted` items have come; returns how often it slept.
+    /// Consumes until `wanted` items have come; returns how often it announced a sleep.
     fn consume(&self, wanted: usize) -> usize {
-        let (mut taken, mut sleeps) = (0, 0);
+        let (mut taken, mut announced) = (0, 0);
         loop {
             taken += self.items.swap(0, Ordering::Relaxed);
             if taken == wanted {
-                return sleeps;
+                return announced;
             }
-            if self.flag.prepare(|| self.items.load(Ordering::Relaxed) != 0) {
+            announced += 1;
+            if self.flag.prepare(|| self.items.load(Ordering::Relaxed) != 0) == Prepared::Sleep {
                 self.bell.wait();
                 self.flag.clear();
-                sleeps += 1;
             }
         }
     }
 }
 
-fn check(producers: usize, items: usize) {
-    loom::model(move || {
+fn check(producers: usize, items: usize, preemptions_max: Option<usize>) {
+    let mut model = loom::model::Builder::new();
+    model.preemption_bound = preemptions_max;
+    model.check(move || {
         let shared = StandIn::new();
         let threads: Vec<_> = (0..producers)
             .map(|_| {
@@ -65,37 +68,38 @@ fn check(producers: usize, items: usize) {
                 thread::spawn(move || shared.produce(items))
             })
             .collect();
-        let sleeps = shared.consume(producers * items);
+        let announced = shared.consume(producers * items);
         for thread in threads {
             thread.join().expect("a producer does not panic");
         }
-        // A late bell may be heard in a later sleep or never; more bells than announced sleeps would cost system calls.
-        assert!(sleeps <= producers, "each sleep was ended by one producer");
+        // Each bell is a system call and perhaps an interrupt of another core.
+        assert!(shared.rung.load(Ordering::Relaxed) <= announced, "at most one bell per announcement");
     });
 }
 
 #[test]
 fn loom_one_producer_never_loses_a_wake() {
-    check(1, 2);
+    check(1, 2, None);
 }
 
 #[test]
 fn loom_two_producers_never_lose_a_wake() {
-    check(2, 1);
+    // All schedules of three threads take hours; those with few forced switches hold the known ways to break the protocol:
+    // without either fence, or with plain stores in the flag, this test fails within a second.
+    check(2, 1, Some(2));
 }
 
 #[test]
 fn loom_one_producer_rings_once_per_sleep() {
     loom::model(|| {
         let shared = StandIn::new();
-        assert!(shared.flag.prepare(|| false), "nothing is there");
+        assert_eq!(shared.flag.prepare(|| false), Prepared::Sleep, "nothing is there");
         let threads: Vec<_> = (0..2)
             .map(|_| {
                 let shared = shared.clone();
                 thread::spawn(move || shared.produce(1))
             })
             .collect();
-        shared.bell.wait();
         for thread in threads {
             thread.join().expect("a producer does not panic");
         }
@@ -111,12 +115,20 @@ fn loom_work_found_in_the_last_look_takes_the_announcement_back() {
             let shared = shared.clone();
             thread::spawn(move || shared.produce(1))
         };
-        if !shared.flag.prepare(|| shared.items.load(Ordering::Relaxed) != 0) {
-            assert_eq!(shared.items.load(Ordering::Relaxed), 1);
-        } else {
-            shared.bell.wait();
-            assert_eq!(shared.items.load(Ordering::Acquire), 1, "the bell is rung behind the item");
+        match shared.flag.prepare(|| shared.items.load(Ordering::Relaxed) != 0) {
+            Prepared::Sleep => {
+                shared.bell.wait();
+                producer.join().expect("a producer does not panic");
+                assert_eq!(shared.rung.load(Ordering::Relaxed), 1, "a sleep is ended");
+            }
+            Prepared::WorkAndBell => {
+                producer.join().expect("a producer does not panic");
+                assert_eq!(shared.rung.load(Ordering::Relaxed), 1, "the bell rings although nobody sleeps");
+            }
+            Prepared::Work => {
+                producer.join().expect("a producer does not panic");
+                assert_eq!(shared.rung.load(Ordering::Relaxed), 0, "an announcement taken back is not answered");
+            }
         }
-        producer.join().expect("a producer does not panic");
     });
 }

@@ -19,7 +19,9 @@
 //! except through the standard `AsFd`/`AsRawFd` traits.
 
 #[cfg(not(target_os = "linux"))]
-compile_error!("ringway-sys speaks to the Linux kernel (io_uring, eventfd, abstract sockets) and builds for Linux only");
+compile_error!(
+    "ringway-sys speaks to the Linux kernel (io_uring, eventfd, abstract sockets) and builds for Linux only"
+);
 #[cfg(not(target_pointer_width = "64"))]
 compile_error!("ringway-sys needs a 64-bit target: token packing and buffer sizes rely on it");
 

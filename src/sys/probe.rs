@@ -106,7 +106,9 @@ pub(crate) fn check(ring: &IoUring) -> Result<(), Unsupported> {
         return Err(Unsupported {
             feature: "io_uring: asking which operations exist".to_owned(),
             cause: format!("the kernel answers {}", Errno::from(error)),
-            remedy: format!("run Linux {KERNEL_NEEDED} or later, or allow io_uring_register in the container's profile"),
+            remedy: format!(
+                "run Linux {KERNEL_NEEDED} or later, or allow io_uring_register in the container's profile"
+            ),
         });
     }
     match OPERATIONS.iter().find(|(_, code)| !probe.is_supported(*code)) {
@@ -119,9 +121,12 @@ pub(crate) fn check(ring: &IoUring) -> Result<(), Unsupported> {
 /// or EAGAIN, and a send taken whole reports nothing.
 pub(crate) fn check_sends_end_when_submitted(ring: &mut Ring) -> Result<(), Unsupported> {
     let unsupported = |cause: String| Unsupported {
-        feature: "io_uring: sends that never outlive their submission (MSG_DONTWAIT, IOSQE_CQE_SKIP_SUCCESS)".to_owned(),
+        feature: "io_uring: sends that never outlive their submission (MSG_DONTWAIT, IOSQE_CQE_SKIP_SUCCESS)"
+            .to_owned(),
         cause,
-        remedy: format!("run a kernel whose io_uring send honours MSG_DONTWAIT (mainline Linux {KERNEL_NEEDED} or later)"),
+        remedy: format!(
+            "run a kernel whose io_uring send honours MSG_DONTWAIT (mainline Linux {KERNEL_NEEDED} or later)"
+        ),
     };
     let pair = UnixStream::pair().and_then(|(near, far)| near.set_nonblocking(true).map(|()| (near, far)));
     let (near, _far) = pair.map_err(|error| unsupported(format!("no socket pair to try it on: {error}")))?;
@@ -144,9 +149,10 @@ pub(crate) fn explain_setup(errno: Errno, options: &RingOptions) -> Unsupported 
     match errno.0 {
         libc::ENOSYS => Unsupported {
             feature,
-            cause: "the system call io_uring_setup does not exist: kernel built without CONFIG_IO_URING, or hidden by a \
+            cause:
+                "the system call io_uring_setup does not exist: kernel built without CONFIG_IO_URING, or hidden by a \
                     container's seccomp profile"
-                .to_owned(),
+                    .to_owned(),
             remedy: format!("run Linux {KERNEL_NEEDED} or later with CONFIG_IO_URING=y; {container}"),
         },
         libc::EPERM | libc::EACCES => {
@@ -180,7 +186,8 @@ pub(crate) fn explain_setup(errno: Errno, options: &RingOptions) -> Unsupported 
         libc::ENOMEM => Unsupported {
             feature,
             cause: "no memory for the queues: they count against the locked-memory limit".to_owned(),
-            remedy: "raise the limit (ulimit -l unlimited, LimitMEMLOCK=infinity) or make the queues smaller".to_owned(),
+            remedy: "raise the limit (ulimit -l unlimited, LimitMEMLOCK=infinity) or make the queues smaller"
+                .to_owned(),
         },
         libc::EMFILE | libc::ENFILE => Unsupported {
             feature,

@@ -188,7 +188,10 @@ impl Ring {
     /// Queues an operation that is neither accept nor send: their tokens say how a result is to be read.
     fn queue(&mut self, entry: Entry, token: Token) {
         let op = token.op();
-        assert!(op.is_some_and(|op| op != Op::Accept && op != Op::Send), "{token:?} is of an operation with its own function");
+        assert!(
+            op.is_some_and(|op| op != Op::Accept && op != Op::Send),
+            "{token:?} is of an operation with its own function"
+        );
         self.push(entry.user_data(token.user_data()));
     }
 

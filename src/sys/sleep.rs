@@ -16,7 +16,22 @@
 
 use crate::primitive::{AtomicBool, Ordering, fence};
 
+/// What the consumer's last look found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Prepared {
+    /// Nothing: whoever brings work from now on rings the bell.
+    Sleep,
+    /// Work, and nobody saw the announcement.
+    Work,
+    /// Work, and a producer saw the announcement: it rings the bell although nobody sleeps.
+    WorkAndBell,
+}
+
 /// Says whether the consumer sleeps, or is about to.
+///
+/// Every write is a swap, so the flag's values form one chain in which each `true` is followed by whoever took it. A plain
+/// store would save nothing where it matters (the consumer writes only around a sleep), and the model checker does not order
+/// a store against a concurrent swap: with stores it reports a lost wake-up among two producers.
 pub(crate) struct SleepFlag {
     asleep: AtomicBool,
 }
@@ -26,16 +41,15 @@ impl SleepFlag {
         SleepFlag { asleep: AtomicBool::new(false) }
     }
 
-    /// Consumer: announces the sleep, then asks `has_work` once more. False: there is work, the announcement is taken back.
-    pub(crate) fn prepare(&self, has_work: impl FnOnce() -> bool) -> bool {
-        self.asleep.store(true, Ordering::Relaxed);
+    /// Consumer: announces the sleep, then asks `has_work` once more; if there is work, takes the announcement back.
+    pub(crate) fn prepare(&self, has_work: impl FnOnce() -> bool) -> Prepared {
+        self.asleep.swap(true, Ordering::Relaxed);
         // Pairs with the fence in `take_wake`: orders the announcement before the look for work.
         fence(Ordering::SeqCst);
-        if has_work() {
-            self.asleep.store(false, Ordering::Relaxed);
-            return false;
+        if !has_work() {
+            return Prepared::Sleep;
         }
-        true
+        if self.asleep.swap(false, Ordering::Relaxed) { Prepared::Work } else { Prepared::WorkAndBell }
     }
 
     /// Producer, after its items are visible: true if the caller must ring the bell.
@@ -49,6 +63,6 @@ impl SleepFlag {
 
     /// Consumer: no longer sleeping.
     pub(crate) fn clear(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.asleep.swap(false, Ordering::Relaxed);
     }
 }

@@ -127,9 +127,8 @@ impl Socket {
         }
         // SAFETY: needed because std cannot connect a socket that is bound or non-blocking. Sound: `with_address` passes an
         // address that lives during the call.
-        let result = with_address(&remote, |address, bytes| unsafe {
-            libc::connect(socket.as_raw_fd(), address, bytes)
-        });
+        let result =
+            with_address(&remote, |address, bytes| unsafe { libc::connect(socket.as_raw_fd(), address, bytes) });
         if result != 0 {
             let errno = Errno::last();
             if errno.0 != libc::EINPROGRESS && errno.0 != libc::EINTR {

@@ -86,7 +86,7 @@ impl AsyncRead for Connection {
     }
 }
 
-#[allow(clippy::disallowed_methods, reason = "tokio's clock, which tests can pause; it decides nothing on a shard")]
+// The runtime's clock, which decides nothing on a shard.
 fn deadline_after(idle: Duration) -> Instant {
     Instant::now() + idle
 }

@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use ringway_engine::ids::Epoch;
 use ringway_engine::metrics::{Metric, Metrics};
+use ringway_sys::thread::spawn_named;
 
 use super::*;
 
@@ -43,9 +44,8 @@ impl Server {
         let (metrics, ready) = (MetricsHub::new(2), Readiness::new());
         let (calls, mut pump) = mpsc::channel(queue);
         let (stop, stopped) = oneshot::channel();
-        let state =
-            ControlState { listener, metrics: Arc::clone(&metrics), calls, ready: Arc::clone(&ready), options };
-        let thread = thread::spawn(move || {
+        let state = ControlState { listener, metrics: Arc::clone(&metrics), calls, ready: Arc::clone(&ready), options };
+        let thread = spawn_named("control-test", move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let pump = async {
                 while let Some(call) = pump.recv().await {
@@ -62,7 +62,8 @@ impl Server {
             runtime.block_on(async {
                 tokio::select! { () = pump => {}, () = served => {} }
             });
-        });
+        })
+        .expect("a thread");
         Server { address, metrics, ready, stop: Some(stop), thread: Some(thread) }
     }
 
@@ -200,10 +201,20 @@ fn a_publish_is_answered_with_its_position() {
 fn the_key_is_needed() {
     let server = Server::start(|_| {}, 8, shards);
     let body = "{\"channel\":\"a\",\"data\":1}";
-    for header in ["X-Other: key", "X-API-Key: ke", "X-API-Key: keyy", "X-API-Key:", "Authorization: key", "Authorization: Bearer key"]
-    {
+    for header in [
+        "X-Other: key",
+        "X-API-Key: ke",
+        "X-API-Key: keyy",
+        "X-API-Key:",
+        "Authorization: key",
+        "Authorization: Bearer key",
+    ] {
         let (status, _, answer) = server.request(&format!("POST /api/publish HTTP/1.1\r\n{header}"), body);
-        assert_eq!((status, answer.as_str()), (401, "{\"error\":{\"code\":101,\"message\":\"unauthorized\"}}"), "{header}");
+        assert_eq!(
+            (status, answer.as_str()),
+            (401, "{\"error\":{\"code\":101,\"message\":\"unauthorized\"}}"),
+            "{header}"
+        );
     }
     for header in ["X-API-Key: key", "x-api-key: key", "Authorization: apikey key", "Authorization: APIKEY key"] {
         assert_eq!(server.request(&format!("POST /api/publish HTTP/1.1\r\n{header}"), body).0, 200, "{header}");
@@ -241,10 +252,15 @@ fn bad_bodies_are_error_107() {
         &long_key,
     ] {
         let (status, answer) = server.publish(body);
-        assert!(status == 200 && answer.starts_with("{\"error\":{\"code\":107,\"message\":\"bad request: "), "{body}: {answer}");
+        assert!(
+            status == 200 && answer.starts_with("{\"error\":{\"code\":107,\"message\":\"bad request: "),
+            "{body}: {answer}"
+        );
         serde_json::from_str::<serde_json::Value>(&answer).expect("the answer is JSON");
     }
-    let mut bytes = b"POST /api/publish HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-API-Key: key\r\nContent-Length: 26\r\n\r\n".to_vec();
+    let mut bytes =
+        b"POST /api/publish HTTP/1.1\r\nHost: x\r\nConnection: close\r\nX-API-Key: key\r\nContent-Length: 26\r\n\r\n"
+            .to_vec();
     bytes.extend_from_slice(b"{\"channel\":\"a\",\"data\":\"\xff\xfe\"}");
     let (status, _, answer) = server.raw(&bytes);
     assert!(status == 200 && answer.contains("\"code\":107"), "{answer}");
@@ -280,18 +296,23 @@ fn refusals_of_the_shards_keep_their_codes() {
 
 #[test]
 fn shards_that_do_not_answer_are_a_timeout_and_a_full_queue_is_busy() {
-    // The pump keeps every call: the first is being held, the second fills the queue, the third finds no place.
+    // The pump holds the first call; of the next two, one fills the queue and the other finds no place.
+    let (taken, first_taken) = std::sync::mpsc::channel();
     let server = Server::start(
         |options| options.answer_timeout_ms = 700,
         1,
-        async |call| {
+        async move |call| {
+            let _ = taken.send(());
             tokio::time::sleep(Duration::from_secs(30)).await;
             drop(call);
         },
     );
     let body = "{\"channel\":\"a\",\"data\":1}";
     let answers: Vec<(u16, String)> = thread::scope(|scope| {
-        let threads: Vec<_> = (0..3).map(|_| scope.spawn(|| server.publish(body))).collect();
+        let first = scope.spawn(|| server.publish(body));
+        first_taken.recv().expect("the pump takes the first call");
+        let mut threads = vec![first];
+        threads.extend((0..2).map(|_| scope.spawn(|| server.publish(body))));
         threads.into_iter().map(|t| t.join().expect("is answered")).collect()
     });
     let timeouts = answers.iter().filter(|(status, body)| *status == 504 && body.contains("\"code\":100")).count();
@@ -312,7 +333,10 @@ fn the_demo_is_complete_and_loads_nothing_from_elsewhere() {
     let (status, head, page) = server.get("/demo");
     assert_eq!(status, 200);
     assert!(head.contains("content-type: text/html") && head.contains("content-security-policy: default-src 'none'"));
-    assert!(page.contains("data-client-port=\"4321\"") && page.contains("data-websocket-path=\"/a&quot;&lt;b\""), "{page}");
+    assert!(
+        page.contains("data-client-port=\"4321\"") && page.contains("data-websocket-path=\"/a&quot;&lt;b\""),
+        "{page}"
+    );
     assert!(!page.contains("{{"), "a place was not filled");
     assert!(!page.contains("http://") && !page.contains("https://"), "loads from elsewhere");
     // Whatever the page and its script load is served, and the SDK builds define their global name.
@@ -351,13 +375,14 @@ fn a_silent_connection_is_closed_and_frees_its_place() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let socket = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = socket.local_addr().expect("is bound");
-    thread::spawn(move || {
+    spawn_named("control-test", move || {
         runtime.block_on(async {
             let listener = listener::Bounded::new(socket, 1, Duration::from_millis(300)).expect("is taken");
             let router = Router::new().route("/", get(async || "hello"));
             axum::serve(listener, router).await.expect("serves");
         });
-    });
+    })
+    .expect("a thread");
     let mut silent = TcpStream::connect(address).expect("connects");
     let mut next = TcpStream::connect(address).expect("waits in the listen queue");
     next.set_read_timeout(Some(Duration::from_secs(20))).expect("a timeout");

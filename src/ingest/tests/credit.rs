@@ -1,6 +1,8 @@
 //! Set-up: a fake gateway with small windows, which counts what is outstanding. Claim: the client never exceeds the
 //! window in messages or bytes, uses it fully, follows its changes, and its own bounds hold while the gateway is slow.
 
+#![allow(clippy::disallowed_methods, reason = "a test has real time")]
+
 mod fake_gateway;
 
 use std::sync::atomic::Ordering;

@@ -79,7 +79,7 @@ fn cut_at_random(seed: u64) {
 fn nothing_is_lost_repeated_or_reordered_by_cuts() {
     let first = std::env::var("INGEST_SEED").ok().and_then(|seed| seed.parse().ok());
     for seed in first.map_or(1..13, |seed| seed..seed + 1) {
-        println!("seed {seed}: replay with INGEST_SEED={seed}");
+        eprintln!("seed {seed}: replay with INGEST_SEED={seed}");
         cut_at_random(seed);
     }
 }

@@ -1,6 +1,8 @@
 //! Set-up: one client, one fake gateway that only answers. Claim: all of a long stream is acknowledged, in few writes.
 //! The rate is printed: `cargo test -p ringway-ingest --profile fast --test throughput -- --nocapture`.
 
+#![allow(clippy::disallowed_methods, reason = "a test has real time")]
+
 mod fake_gateway;
 
 use std::sync::Arc;
@@ -29,5 +31,5 @@ fn a_long_stream_is_acknowledged() {
     client.close(Duration::from_secs(60)).unwrap();
     let seconds = begin.elapsed().as_secs_f64();
     assert_eq!(acked.load(Ordering::Relaxed), publishes);
-    println!("{publishes} publishes acknowledged in {seconds:.2} s: {:.0} per second", publishes as f64 / seconds);
+    eprintln!("{publishes} publishes acknowledged in {seconds:.2} s: {:.0} per second", publishes as f64 / seconds);
 }

@@ -276,8 +276,7 @@ fn several_listeners_share_a_port_and_every_connection_has_one_owner() {
         ring.accept_multishot(listener, Token::new(Op::Accept, slot as u32, 0));
     }
     ring.turn(Wait::No, &mut Vec::new()).expect("turn");
-    let peers: Vec<_> =
-        (0..CONNECTIONS).map(|_| TcpStream::connect(first.local_addr()).expect("connect")).collect();
+    let peers: Vec<_> = (0..CONNECTIONS).map(|_| TcpStream::connect(first.local_addr()).expect("connect")).collect();
     let mut accepted = turn_until(&mut ring, |all| all.len() == CONNECTIONS);
     let mut of_listener = [0, 0];
     let mut sockets: Vec<Socket> = Vec::new();
@@ -323,7 +322,9 @@ fn hang_up_and_reset_are_seen_by_the_poll() {
     drop(peer);
     Socket::from(std::os::fd::OwnedFd::from(reset_peer)).reset_on_close().expect("linger");
     let seen = turn_until(&mut ring, |all| {
-        [1, 2].iter().all(|&slot| all.iter().any(|completion| completion.token.slot() == slot && completion.is_hangup()))
+        [1, 2]
+            .iter()
+            .all(|&slot| all.iter().any(|completion| completion.token.slot() == slot && completion.is_hangup()))
     });
     assert!(seen.iter().filter(|completion| completion.token.slot() == 1).all(|completion| completion.more));
     assert_eq!(closed.recv(&mut [0u8; 8]), Ok(0));

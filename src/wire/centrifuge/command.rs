@@ -15,7 +15,7 @@ use core::fmt;
 
 use super::Form;
 use super::fields::ReadFields;
-use super::json::{JsonError, JsonErrorKind};
+use super::json::JsonErrorKind;
 use super::json_scan::Scan;
 use super::protobuf::Reader;
 
@@ -209,9 +209,9 @@ impl fmt::Display for CommandError {
 
 impl core::error::Error for CommandError {}
 
-impl From<JsonError> for CommandError {
-    fn from(error: JsonError) -> Self {
-        match error.kind {
+impl From<JsonErrorKind> for CommandError {
+    fn from(kind: JsonErrorKind) -> Self {
+        match kind {
             JsonErrorKind::TooDeep => CommandError::TooDeep,
             _ => CommandError::Malformed,
         }

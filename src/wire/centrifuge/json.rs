@@ -64,7 +64,7 @@ impl core::error::Error for JsonError {}
 /// embedded in a reply.
 pub fn check(text: &[u8]) -> Result<bool, JsonError> {
     let mut scan = Scan::text(text);
-    scan.value()?;
+    scan.value().map_err(|kind| JsonError { kind, at: scan.at })?;
     scan.whitespace();
     if scan.at < text.len() {
         return Err(JsonError { kind: JsonErrorKind::Unexpected, at: scan.at });

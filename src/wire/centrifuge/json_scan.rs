@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use super::command::CommandError;
 use super::fields::ReadFields;
-use super::json::{DEPTH_MAX, JsonError, JsonErrorKind};
+use super::json::{DEPTH_MAX, JsonErrorKind};
 
 /// A place in a JSON text.
 pub(super) struct Scan<'a> {
@@ -40,14 +40,10 @@ impl<'a> Scan<'a> {
         Scan { text, at: 0, newline_ends: true, newline_seen: false, first: true }
     }
 
+    /// What is wrong when the byte here is none of those expected.
     #[cold]
-    fn error<T>(&self, kind: JsonErrorKind) -> Result<T, JsonError> {
-        Err(JsonError { kind, at: self.at })
-    }
-
-    #[cold]
-    fn unexpected<T>(&self) -> Result<T, JsonError> {
-        self.error(if self.at < self.text.len() { JsonErrorKind::Unexpected } else { JsonErrorKind::End })
+    fn unexpected(&self) -> JsonErrorKind {
+        if self.at < self.text.len() { JsonErrorKind::Unexpected } else { JsonErrorKind::End }
     }
 
     #[inline]
@@ -77,63 +73,76 @@ impl<'a> Scan<'a> {
     }
 
     #[inline]
-    fn expect(&mut self, byte: u8) -> Result<(), JsonError> {
+    fn expect(&mut self, byte: u8) -> Result<(), JsonErrorKind> {
         if self.peek() == Some(byte) {
             self.at += 1;
             Ok(())
         } else {
-            self.unexpected()
+            Err(self.unexpected())
         }
     }
 
     /// Takes `word` if it stands here.
-    fn literal(&mut self, word: &[u8]) -> Result<(), JsonError> {
+    fn literal(&mut self, word: &[u8]) -> Result<(), JsonErrorKind> {
         if self.text[self.at..].starts_with(word) {
             self.at += word.len();
             Ok(())
         } else {
-            self.unexpected()
+            Err(self.unexpected())
         }
     }
 
-    /// Takes a string, from its opening quote. Returns what stands between the quotes, and whether it has escapes.
+    /// Takes a string, from its opening quote to behind its closing one. Returns whether it has escapes.
     #[inline]
-    fn raw_string(&mut self) -> Result<(&'a [u8], bool), JsonError> {
+    fn quoted(&mut self) -> Result<bool, JsonErrorKind> {
         self.expect(b'"')?;
-        let start = self.at;
-        let mut escaped = false;
+        self.at += plain_len(&self.text[self.at..]);
+        if self.peek() == Some(b'"') {
+            self.at += 1;
+            return Ok(false);
+        }
+        self.quoted_rest()?;
+        Ok(true)
+    }
+
+    /// Takes the rest of a string, from its first escape to behind its closing quote.
+    fn quoted_rest(&mut self) -> Result<(), JsonErrorKind> {
         loop {
-            self.at += plain_len(&self.text[self.at..]);
             match self.peek() {
                 Some(b'"') => {
-                    let raw = &self.text[start..self.at];
                     self.at += 1;
-                    return Ok((raw, escaped));
+                    return Ok(());
                 }
-                Some(b'\\') => {
-                    escaped = true;
-                    self.escape()?;
-                }
-                Some(_) => return self.error(JsonErrorKind::Control),
-                None => return self.error(JsonErrorKind::End),
+                Some(b'\\') => self.escape()?,
+                Some(_) => return Err(JsonErrorKind::Control),
+                None => return Err(JsonErrorKind::End),
             }
+            self.at += plain_len(&self.text[self.at..]);
         }
+    }
+
+    /// Takes a string; returns what stands between the quotes, and whether it has escapes.
+    #[inline]
+    fn raw_string(&mut self) -> Result<(&'a [u8], bool), JsonErrorKind> {
+        let start = self.at + 1;
+        let escaped = self.quoted()?;
+        Ok((&self.text[start..self.at - 1], escaped))
     }
 
     /// Checks one escape, from its backslash (RFC 8259 §7).
-    fn escape(&mut self) -> Result<(), JsonError> {
+    fn escape(&mut self) -> Result<(), JsonErrorKind> {
         let rest = &self.text[self.at + 1..];
         let len = match rest.first() {
             Some(b'"' | b'\\' | b'/' | b'b' | b'f' | b'n' | b'r' | b't') => 2,
             Some(b'u') if rest.get(1..5).is_some_and(|hex| hex.iter().all(u8::is_ascii_hexdigit)) => 6,
-            _ => return self.error(JsonErrorKind::Escape),
+            _ => return Err(JsonErrorKind::Escape),
         };
         self.at += len;
         Ok(())
     }
 
     /// Takes a number (RFC 8259 §6); its value is not looked at.
-    fn number(&mut self) -> Result<(), JsonError> {
+    fn number(&mut self) -> Result<(), JsonErrorKind> {
         if self.peek() == Some(b'-') {
             self.at += 1;
         }
@@ -156,17 +165,26 @@ impl<'a> Scan<'a> {
         Ok(())
     }
 
-    fn digits(&mut self) -> Result<(), JsonError> {
+    fn digits(&mut self) -> Result<(), JsonErrorKind> {
         let start = self.at;
         while self.peek().is_some_and(|byte| byte.is_ascii_digit()) {
             self.at += 1;
         }
-        if self.at == start { self.error(JsonErrorKind::Number) } else { Ok(()) }
+        if self.at == start { Err(JsonErrorKind::Number) } else { Ok(()) }
+    }
+
+    /// Takes a key and its colon; nobody wants to know the key.
+    #[inline]
+    fn skip_key(&mut self) -> Result<(), JsonErrorKind> {
+        self.whitespace();
+        self.quoted()?;
+        self.whitespace();
+        self.expect(b':')
     }
 
     /// Takes a key and its colon.
     #[inline]
-    fn key(&mut self) -> Result<(&'a [u8], bool), JsonError> {
+    fn key(&mut self) -> Result<(&'a [u8], bool), JsonErrorKind> {
         self.whitespace();
         let key = self.raw_string()?;
         self.whitespace();
@@ -175,7 +193,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Takes one value of any kind and checks all of it.
-    pub(super) fn value(&mut self) -> Result<(), JsonError> {
+    pub(super) fn value(&mut self) -> Result<(), JsonErrorKind> {
         // One bit per open container, the innermost lowest: 1 is an object, 0 an array.
         let mut open: u128 = 0;
         let mut depth: u32 = 0;
@@ -183,11 +201,11 @@ impl<'a> Scan<'a> {
             self.whitespace();
             match self.peek() {
                 Some(b'"') => {
-                    self.raw_string()?;
+                    self.quoted()?;
                 }
                 Some(bracket @ (b'{' | b'[')) => {
                     if depth == DEPTH_MAX {
-                        return self.error(JsonErrorKind::TooDeep);
+                        return Err(JsonErrorKind::TooDeep);
                     }
                     self.at += 1;
                     self.whitespace();
@@ -198,7 +216,7 @@ impl<'a> Scan<'a> {
                         depth += 1;
                         open = open << 1 | u128::from(bracket == b'{');
                         if bracket == b'{' {
-                            self.key()?;
+                            self.skip_key()?;
                         }
                         continue;
                     }
@@ -207,7 +225,7 @@ impl<'a> Scan<'a> {
                 Some(b't') => self.literal(b"true")?,
                 Some(b'f') => self.literal(b"false")?,
                 Some(b'n') => self.literal(b"null")?,
-                _ => return self.unexpected(),
+                _ => return Err(self.unexpected()),
             }
             // A value has ended: close containers until one goes on.
             loop {
@@ -220,13 +238,13 @@ impl<'a> Scan<'a> {
                     Some(b',') => {
                         self.at += 1;
                         if object {
-                            self.key()?;
+                            self.skip_key()?;
                         }
                         break;
                     }
                     Some(b'}') if object => {}
                     Some(b']') if !object => {}
-                    _ => return self.unexpected(),
+                    _ => return Err(self.unexpected()),
                 }
                 self.at += 1;
                 open >>= 1;
@@ -237,7 +255,7 @@ impl<'a> Scan<'a> {
 
     /// Goes to a value; takes it and returns true if it is `null`.
     #[inline]
-    fn null(&mut self) -> Result<bool, JsonError> {
+    fn null(&mut self) -> Result<bool, JsonErrorKind> {
         self.whitespace();
         if self.peek() == Some(b'n') {
             self.literal(b"null")?;
@@ -258,6 +276,9 @@ impl<'a> Scan<'a> {
             self.at += 1;
         }
         let len = self.at - start;
+        if len == 0 && self.peek() != Some(b'-') {
+            return Err(CommandError::Malformed);
+        }
         let leading_zero = len > 1 && self.text[start] == b'0';
         if len == 0 || leading_zero || matches!(self.peek(), Some(b'.' | b'e' | b'E')) {
             return Err(CommandError::Number);
@@ -402,25 +423,63 @@ impl<'a> Scan<'a> {
 /// How many bytes at the start of `text` may stand in a JSON string as they are: no quote, backslash or control.
 #[inline]
 pub(super) fn plain_len(text: &[u8]) -> usize {
-    const ONES: u64 = u64::from_le_bytes([1; 8]);
-    const HIGHS: u64 = ONES << 7;
-    let mut at = 0;
-    while let Some(block) = text[at..].first_chunk::<8>() {
-        let word = u64::from_le_bytes(*block);
-        // Each term has the high bit of every byte that is below the bound, and above the first hit possibly more;
-        // only the first hit is used.
-        let quote = word ^ (ONES * b'"' as u64);
-        let backslash = word ^ (ONES * b'\\' as u64);
-        let hits = (quote.wrapping_sub(ONES) & !quote)
-            | (backslash.wrapping_sub(ONES) & !backslash)
-            | (word.wrapping_sub(ONES * 0x20) & !word);
-        let hits = hits & HIGHS;
-        if hits != 0 {
-            return at + hits.trailing_zeros() as usize / 8;
-        }
-        at += 8;
+    // Most keys and values end in the first word.
+    match text.first_chunk() {
+        Some(word) if special(*word) != 0 => first_special(*word),
+        Some(_) => WORD + plain_len_long(&text[WORD..]),
+        None => plain_len_tail(text),
     }
-    at + text[at..].iter().take_while(|&&byte| byte >= 0x20 && byte != b'"' && byte != b'\\').count()
+}
+
+/// Bytes looked at together.
+const WORD: usize = 8;
+/// Bytes looked at together in long strings; the compiler makes vector instructions of it.
+const BLOCK: usize = 32;
+
+fn plain_len_long(text: &[u8]) -> usize {
+    let mut at = 0;
+    while let Some(block) = text[at..].first_chunk::<BLOCK>() {
+        if block.iter().fold(false, |found, &byte| found | is_special(byte)) {
+            break;
+        }
+        at += BLOCK;
+    }
+    while let Some(word) = text[at..].first_chunk() {
+        if special(*word) != 0 {
+            return at + first_special(*word);
+        }
+        at += WORD;
+    }
+    at + plain_len_tail(&text[at..])
+}
+
+fn plain_len_tail(text: &[u8]) -> usize {
+    text.iter().take_while(|&&byte| !is_special(byte)).count()
+}
+
+#[inline]
+fn is_special(byte: u8) -> bool {
+    (byte < b' ') | (byte == b'"') | (byte == b'\\')
+}
+
+/// A word with the high bit set in the first byte that is special (and possibly in some behind it).
+#[inline]
+fn special(word: [u8; WORD]) -> u64 {
+    const ONES: u64 = u64::from_le_bytes([1; WORD]);
+    let word = u64::from_le_bytes(word);
+    // A subtraction sets the high bit of bytes below the bound; it borrows only from bytes behind a hit. Bytes that
+    // had the bit before are not below.
+    let quote = word ^ (ONES * b'"' as u64);
+    let backslash = word ^ (ONES * b'\\' as u64);
+    let below = (quote.wrapping_sub(ONES) & !quote)
+        | (backslash.wrapping_sub(ONES) & !backslash)
+        | (word.wrapping_sub(ONES * b' ' as u64) & !word);
+    below & (ONES << 7)
+}
+
+#[inline]
+fn first_special(word: [u8; WORD]) -> usize {
+    special(word).trailing_zeros() as usize / 8
 }
 
 /// Resolves the escapes of a string that [`Scan::raw_string`] has checked. A surrogate without its pair becomes

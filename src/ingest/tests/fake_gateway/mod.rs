@@ -4,6 +4,7 @@
 //! In: connections of the client under test. Out: acknowledgements in any order among channels, cuts, silence,
 //! refusals; a [`Broker`] to compare with. What the client did wrong is in [`Gateway::violations`].
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
+#![allow(clippy::disallowed_methods, reason = "a test has real time and threads of its own")]
 
 use std::collections::HashMap;
 use std::io::{ErrorKind, Read, Write};

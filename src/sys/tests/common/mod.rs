@@ -1,5 +1,6 @@
 //! Shared set-up of the kernel tests: loopback listeners and connected pairs, and a bounded way to wait for completions.
 //! In: sizes and sockets' options. Out: sockets and completions. Invariant: every wait ends with a panic after ten seconds.
+#![allow(clippy::disallowed_methods, reason = "tests read clocks directly")]
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use std::net::TcpStream;

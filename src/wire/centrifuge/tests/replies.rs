@@ -471,7 +471,7 @@ proptest! {
         info in any::<Option<(String, String)>>(),
         (conn_info, chan_info) in (proptest::option::of(value()), proptest::option::of(value())),
         offset in prop_oneof![0..300_u64, any::<u64>()],
-        tags in any::<BTreeMap<String, String>>(),
+        tags in proptest::collection::btree_map(any::<String>(), any::<String>(), 0..4),
     ) {
         let data_text = serde_json::to_vec(&data).unwrap();
         let text = |value: &Option<Value>| value.as_ref().map(|value| serde_json::to_vec(value).unwrap());

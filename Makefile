@@ -1,0 +1,105 @@
+# Index of commands. The checks themselves are Rust tests; this file installs what they need and says in which order.
+#
+#   make run                    build a release and start it for development, everything open on loopback
+#   make test                   everything: set-up, format, lints, unit, end-to-end, SDK and browser tests, loom, scripts
+#   make fuzz                   every fuzz target for FUZZ_SECONDS (60) on nightly
+#   make million-publications   1,000,000 ingest publications over 1,000 channels, counted by SDK clients
+#   make bench                  micro benches; make bench-fanout: Ringway, the floor and Bun side by side
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+export CARGO_TARGET_DIR ?= $(CURDIR)/target
+# The binary that the tests start. They would build it themselves; once here is quicker.
+export RINGWAY_BIN ?= $(CARGO_TARGET_DIR)/fast/ringway
+FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
+FUZZ_SECONDS ?= 60
+SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
+
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications bench bench-micro bench-fanout clean
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+# Prints where to go, then runs in the foreground. More arguments: make run ARGS="--shards 2"
+run: tools
+	cargo build --release -p ringway --bin ringway
+	@echo
+	@echo "  demo page   http://127.0.0.1:8001/demo"
+	@echo "  clients     ws://127.0.0.1:8000/connection/websocket"
+	@echo "  publish     curl -H 'X-API-Key: dev' -d '{\"channel\":\"demo\",\"data\":{\"text\":\"hello\"}}' http://127.0.0.1:8001/api/publish"
+	@echo "  metrics     http://127.0.0.1:8001/metrics"
+	@echo "  ingest      127.0.0.1:8002, token dev"
+	@echo
+	exec $(CARGO_TARGET_DIR)/release/ringway --dev $(ARGS)
+
+test: tools sdk fmt lint binary unit loom scripts
+	@echo "make test: everything passed"
+
+tools:
+	@command -v cargo >/dev/null || { echo "cargo is missing: install Rust through rustup; rust-toolchain.toml then chooses the version" >&2; exit 1; }
+	@command -v cc >/dev/null || { echo "a C compiler and linker is missing: apt-get install build-essential" >&2; exit 1; }
+
+sdk:
+	@tests/sdk/install.sh
+
+fmt:
+	cargo fmt --all --check
+
+lint:
+	cargo clippy --workspace --all-targets --quiet -- -D warnings
+
+binary:
+	cargo build --profile fast -p ringway --bin ringway
+
+# Unit, property, corpus replay, house rules, end-to-end, SDK, browser. All test programs run, also behind a failed one.
+unit: binary
+	cargo test --workspace --no-fail-fast
+
+# Model check of the lanes' sleep and wake. Its own target folder: the cfg would rebuild everything else.
+loom:
+	CARGO_PROFILE_DEV_OPT_LEVEL=2 RUSTFLAGS="--cfg loom" cargo test -p ringway-sys --lib --target-dir $(CARGO_TARGET_DIR)/loom loom | tee $(CARGO_TARGET_DIR)/loom.log
+	@grep -q '^test result: ok. [1-9]' $(CARGO_TARGET_DIR)/loom.log || { echo "no loom test ran" >&2; exit 1; }
+
+scripts:
+	shellcheck $(SCRIPTS)
+	@for file in tests/sdk/*.mjs; do node --check $$file; done
+	@cd tests/sdk && PYTHONDONTWRITEBYTECODE=1 .venv/bin/python -c 'import ast, glob; [ast.parse(open(f).read(), f) for f in glob.glob("*.py")]'
+
+# What the fuzzer finds goes below target/; the seeds in tests/fuzz/corpus are only read.
+fuzz: tools
+	@command -v cargo-fuzz >/dev/null || cargo install cargo-fuzz --locked
+	@cd tests/fuzz && for target in $(FUZZ_TARGETS); do \
+		echo "== fuzz $$target, $(FUZZ_SECONDS) s"; \
+		mkdir -p $(CARGO_TARGET_DIR)/fuzz-found/$$target; \
+		cargo +nightly fuzz run --fuzz-dir . --target-dir $(CARGO_TARGET_DIR)/fuzz $$target \
+			$(CARGO_TARGET_DIR)/fuzz-found/$$target corpus/$$target -- -max_total_time=$(FUZZ_SECONDS) -print_final_stats=1; \
+	done
+	@echo "make fuzz: no finding in $(FUZZ_TARGETS)"
+
+# Where nightly has the miri component. System calls are not for Miri: only the buffer and token code.
+miri:
+	cargo +nightly miri test -p ringway-sys --lib -- buffers op
+
+# Licences, duplicate and banned crates, sources; see deny.toml on advisories.
+deny:
+	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo deny --offline check licenses bans sources
+
+# RATE=publications per second in all (15000).
+million-publications: tools sdk binary
+	cargo test -p ringway-tests --test sdk -- --ignored --nocapture --exact a_million_publications
+
+bench: bench-micro
+
+bench-micro:
+	cargo bench -p ringway-bench
+
+bench-fanout: tools
+	cargo build --release -p ringway -p ringway-loadgen -p ringway-floor
+	bench/fanout.sh
+
+clean:
+	cargo clean
+	rm -rf tests/sdk/node_modules tests/sdk/.venv tests/sdk/.cache

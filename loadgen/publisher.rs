@@ -1,0 +1,173 @@
+//! The publishing side of the fanout scenario: stamped publications to channels in turn.
+//!
+//! In: how many publications and their intended times. Out: frames on a plain WebSocket connection that the server
+//! broadcasts, or publishes on the ingest port.
+//! Invariants: publication g goes to channel g modulo channels with sequence g / channels; nothing here waits.
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use ringway_wire::frame::Opcode;
+use ringway_wire::ingest::PayloadKind;
+
+use crate::ingest_sender::{IngestSender, SenderOptions};
+use crate::net;
+use crate::options::{Clients, Protocol, Publishing, Target, Via};
+use crate::payload::{PayloadTemplate, Stamp};
+use crate::protocol::{Dialect, next_frame, write_frame};
+
+/// Longest wait for the publishing connection's upgrade, in ms.
+const UPGRADE_WAIT_MS: u64 = 5_000;
+/// Bytes read at once from a publishing connection, on which next to nothing arrives.
+const READ_BYTES: usize = 4096;
+
+enum Line {
+    Websocket(WsLine),
+    Ingest(Box<IngestSender>),
+}
+
+/// A publisher with its counters.
+pub struct Publisher {
+    line: Line,
+    payload: PayloadTemplate,
+    channels: u64,
+    run: u16,
+    published: u64,
+}
+
+impl Publisher {
+    /// Connects as the options say.
+    pub fn connect(clients: &Clients, publishing: &Publishing, run: u16) -> Result<Publisher, String> {
+        let default = if clients.protocol == Protocol::Websocket { Via::Websocket } else { Via::Ingest };
+        let line = match publishing.publish_via.unwrap_or(default) {
+            Via::Websocket if clients.channels > 1 => {
+                return Err("a publishing WebSocket connection reaches everybody: use --channels 1".to_string());
+            }
+            Via::Websocket => Line::Websocket(WsLine::connect(&clients.url, &publishing.publish_path)?),
+            Via::Ingest => Line::Ingest(Box::new(IngestSender::connect(&SenderOptions {
+                address: publishing.ingest,
+                token: publishing.ingest_token.clone(),
+                number: 0,
+                channel_names: (0..clients.channels).map(|number| format!("{}{number}", clients.channel_prefix)).collect(),
+                kind: PayloadKind::Json,
+                idempotency_keys: false,
+            })?)),
+        };
+        let payload = PayloadTemplate::new(publishing.payload_bytes)?;
+        Ok(Publisher { line, payload, channels: u64::from(clients.channels), run, published: 0 })
+    }
+
+    /// Publications so far.
+    pub fn published(&self) -> u64 {
+        self.published
+    }
+
+    /// How many publications may be made now.
+    pub fn room(&self) -> u64 {
+        match &self.line {
+            Line::Websocket(_) => u64::MAX,
+            Line::Ingest(sender) => sender.room(self.payload_bytes()),
+        }
+    }
+
+    fn payload_bytes(&self) -> usize {
+        self.payload.len()
+    }
+
+    /// Makes one publication; it leaves with [`Publisher::flush`].
+    pub fn publish(&mut self, intended_ns: u64) -> Result<(), String> {
+        let channel = (self.published % self.channels) as u32;
+        let stamp = Stamp { run: self.run, channel, sequence: self.published / self.channels, intended_ns };
+        let payload = self.payload.stamped(&stamp);
+        match &mut self.line {
+            Line::Websocket(line) => write_frame(&mut line.out, Opcode::Text, payload),
+            Line::Ingest(sender) => sender.publish(channel, payload, intended_ns)?,
+        }
+        self.published += 1;
+        Ok(())
+    }
+
+    /// Sends what the socket takes, and takes what has arrived. True: nothing is left to send.
+    pub fn flush(&mut self) -> Result<bool, String> {
+        match &mut self.line {
+            Line::Websocket(line) => line.flush(),
+            Line::Ingest(sender) => {
+                sender.receive()?;
+                sender.flush()
+            }
+        }
+    }
+
+    /// The ingest side, when that is how publications are made.
+    pub fn ingest(&self) -> Option<&IngestSender> {
+        match &self.line {
+            Line::Websocket(_) => None,
+            Line::Ingest(sender) => Some(sender),
+        }
+    }
+}
+
+/// A plain WebSocket connection whose every message the server broadcasts to all others.
+struct WsLine {
+    stream: TcpStream,
+    out: Vec<u8>,
+    input: Vec<u8>,
+}
+
+impl WsLine {
+    fn connect(url: &str, path: &str) -> Result<WsLine, String> {
+        let target = Target::parse(url)?;
+        let dialect = Dialect::new(Protocol::Websocket, &target.host, path);
+        let explain = |error: std::io::Error| format!("publisher {}{path}: {error}", target.host);
+        let mut stream = TcpStream::connect(target.address).map_err(explain)?;
+        stream.set_nodelay(true).map_err(explain)?;
+        stream.write_all(dialect.request()).map_err(explain)?;
+        stream.set_read_timeout(Some(Duration::from_millis(UPGRADE_WAIT_MS))).map_err(explain)?;
+        let (mut input, since) = (Vec::new(), Instant::now());
+        let end = loop {
+            let mut bytes = [0; READ_BYTES];
+            let count = stream.read(&mut bytes).map_err(explain)?;
+            input.extend_from_slice(&bytes[..count]);
+            if let Some(end) = dialect.answer_len(&input)? {
+                break end;
+            }
+            if count == 0 || since.elapsed() > Duration::from_millis(UPGRADE_WAIT_MS) {
+                return Err(format!("publisher {}{path}: no answer to the upgrade", target.host));
+            }
+        };
+        input.drain(..end);
+        stream.set_nonblocking(true).map_err(explain)?;
+        Ok(WsLine { stream, out: Vec::new(), input })
+    }
+
+    fn flush(&mut self) -> Result<bool, String> {
+        self.receive()?;
+        if !self.out.is_empty() {
+            let sent = net::send(&self.stream, &self.out).map_err(|error| format!("publisher: {error}"))?;
+            self.out.drain(..sent);
+        }
+        Ok(self.out.is_empty())
+    }
+
+    /// Answers pings; anything else that arrives is not for us.
+    fn receive(&mut self) -> Result<(), String> {
+        let mut bytes = [0; READ_BYTES];
+        while let Some(count) = net::receive(&self.stream, &mut bytes).map_err(|error| format!("publisher: {error}"))? {
+            if count == 0 {
+                return Err("publisher: the server closed the connection".to_string());
+            }
+            self.input.extend_from_slice(&bytes[..count]);
+        }
+        let mut at = 0;
+        while let Some(frame) = next_frame(&self.input[at..])? {
+            at += frame.length;
+            match frame.opcode {
+                8 => return Err("publisher: the server sent a close frame".to_string()),
+                9 => write_frame(&mut self.out, Opcode::Pong, frame.payload),
+                _ => {}
+            }
+        }
+        self.input.drain(..at);
+        Ok(())
+    }
+}

@@ -1,0 +1,122 @@
+//! Every scenario at tiny size, as the real program with its worker processes, against a gateway in the test process.
+//!
+//! Claims: each scenario completes and counts every delivery; a lost, doubled or late delivery ends with exit code 2;
+//! pings are answered; several workers add up to one result.
+#![allow(clippy::disallowed_methods)] // a test server is threads, and nothing else
+
+mod support;
+
+use std::process::Command;
+use std::sync::atomic::Ordering;
+
+use serde_json::Value;
+use support::{Fault, Gateway};
+
+/// Runs the program; its exit code and its JSON.
+fn run(arguments: &[&str]) -> (i32, Value) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_ringway-loadgen"));
+    command.args(arguments).args(["--json", "--stall-s", "3"]);
+    let output = command.output().expect("the program starts");
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let json = serde_json::from_str(&stdout).unwrap_or_else(|error| panic!("{error}: {stdout}{stderr}"));
+    (output.status.code().unwrap_or(-1), json)
+}
+
+fn websocket_fanout(gateway: &Gateway, extra: &[&str]) -> (i32, Value) {
+    let url = format!("ws://{}/", gateway.clients);
+    let common = ["fanout", "--protocol", "websocket", "--url", &url, "-n", "8", "--seconds", "0.3", "--warmup-s", "0.1"];
+    run(&[&common[..], extra].concat())
+}
+
+#[test]
+fn fanout_over_websocket_in_rounds_and_sliding() {
+    for extra in [&["-k", "1"][..], &["-k", "4"], &["-k", "4", "--refill", "slide"], &["--rate", "200"]] {
+        let gateway = Gateway::start(Fault::None);
+        let (code, json) = websocket_fanout(&gateway, extra);
+        assert_eq!(code, 0, "{extra:?}: {json}");
+        let publications = json["publications"].as_u64().expect("a count");
+        assert!(publications > 4, "{extra:?}: {json}");
+        assert_eq!(json["deliveries"]["received"], publications * 8, "{extra:?}");
+        assert_eq!(json["latency"]["count"], json["window_deliveries"], "{extra:?}");
+    }
+}
+
+#[test]
+fn wrong_deliveries_end_with_exit_code_2() {
+    for (fault, kind) in [(Fault::Lost, "gaps"), (Fault::Doubled, "duplicates"), (Fault::Late, "disordered")] {
+        let gateway = Gateway::start(fault);
+        let (code, json) = websocket_fanout(&gateway, &["--rate", "100"]);
+        assert_eq!(code, 2, "{fault:?}: {json}");
+        assert_eq!(json["deliveries"][kind], 1, "{fault:?}: {json}");
+    }
+    let (code, json) = websocket_fanout(&Gateway::start(Fault::Doubled), &["--rate", "100", "--lossy"]);
+    assert_eq!(code, 0, "{json}");
+}
+
+#[test]
+fn a_last_delivery_that_never_comes_is_a_stall_and_a_gap() {
+    let gateway = Gateway::start(Fault::Lost);
+    let (code, json) = websocket_fanout(&gateway, &["-k", "5"]);
+    assert_eq!(code, 2, "{json}");
+    assert_eq!(json["deliveries"]["gaps"], 1, "{json}");
+    assert!(json["problems"].to_string().contains("stalled"), "{json}");
+}
+
+#[test]
+fn centrifuge_over_ingest_with_many_channels_and_several_workers() {
+    let gateway = Gateway::start(Fault::None);
+    let (url, ingest) = (format!("ws://{}/connection", gateway.clients), gateway.ingest.to_string());
+    let (code, json) = run(&[
+        "fanout", "--url", &url, "--ingest", &ingest, "-n", "7", "-m", "5", "-s", "3", "--workers", "3", "--seconds", "0.3",
+        "--warmup-s", "0", "--rate", "300",
+    ]);
+    assert_eq!(code, 0, "{json}");
+    assert_eq!((&json["workers"], &json["publications"]), (&3.into(), &90.into()), "{json}");
+    // 21 subscriptions over 5 channels: every round over the channels delivers 21 times.
+    assert_eq!(json["deliveries"]["received"], 90 / 5 * 21, "{json}");
+    assert_eq!(json["publish_acknowledged"], 90);
+    assert_eq!(gateway.pongs.load(Ordering::Relaxed), 7, "one ping each, and one pong");
+}
+
+#[test]
+fn connect_holds_and_answers_pings() {
+    let gateway = Gateway::start(Fault::None);
+    let url = format!("ws://{}/connection", gateway.clients);
+    let (code, json) = run(&["connect", "--url", &url, "-n", "20", "--hold-s", "1", "--connect-rate", "200"]);
+    assert_eq!(code, 0, "{json}");
+    assert_eq!((&json["opened"], &json["open_at_end"], &json["pings"]), (&20.into(), &20.into(), &20.into()), "{json}");
+}
+
+#[test]
+fn echo_is_checked_per_connection() {
+    let gateway = Gateway::start(Fault::None);
+    let url = format!("ws://{}/echo", gateway.clients);
+    let (code, json) =
+        run(&["echo", "--protocol", "websocket", "--url", &url, "-n", "3", "-k", "2", "--seconds", "0.3", "--warmup-s", "0.1"]);
+    assert_eq!(code, 0, "{json}");
+    assert!(json["echoes"].as_u64().expect("a count") > 10, "{json}");
+}
+
+#[test]
+fn ingest_counts_acknowledgements_and_respects_credit() {
+    let gateway = Gateway::start(Fault::None);
+    let ingest = gateway.ingest.to_string();
+    let (code, json) = run(&["ingest", "--ingest", &ingest, "-n", "2", "-m", "5", "--count", "10000", "--idempotency-keys"]);
+    assert_eq!(code, 0, "{json}");
+    assert_eq!(json["acknowledged"], 10_000, "{json}");
+    let (code, json) = run(&["ingest", "--ingest", &ingest, "-n", "1", "-m", "1", "--seconds", "0.3", "--rate", "1000", "--warmup-s", "0"]);
+    assert_eq!(code, 0, "{json}");
+    let acknowledged = json["acknowledged"].as_u64().expect("a count");
+    assert!((200..=301).contains(&acknowledged), "{json}");
+}
+
+#[test]
+fn nothing_listening_is_an_error_with_a_reason() {
+    let output = Command::new(env!("CARGO_BIN_EXE_ringway-loadgen"))
+        .args(["connect", "--url", "ws://127.0.0.1:1/", "-n", "2", "--stall-s", "2"])
+        .output()
+        .expect("the program starts");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("refused"), "{output:?}");
+}

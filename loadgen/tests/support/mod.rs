@@ -1,0 +1,247 @@
+//! A tiny gateway inside the test process: just enough WebSocket, Centrifuge JSON and ingest to run every scenario.
+//!
+//! In: connections on two ephemeral ports of 127.0.0.1. Out: broadcasts, echoes, pushes, acknowledgements; with a
+//! [`Fault`], one subscriber's delivery goes wrong in a chosen way.
+//! Invariant: one thread per connection, one lock; nothing here is fast, and nothing needs to be.
+use std::collections::HashMap;
+use std::io::{self, Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::thread;
+
+use ringway_wire::frame::{Opcode, decode_header, write_server_header};
+use ringway_wire::ingest::{Ack, ClientFrame, HelloOk, Publish, decode_client, frame_len, write_acks, write_hello_ok};
+use ringway_wire::mask::unmask;
+use ringway_wire::upgrade::{find_head_end, parse_request, write_accept};
+
+/// What goes wrong with the fifth delivery to the first subscriber.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// Nothing.
+    None,
+    /// It is not sent.
+    Lost,
+    /// It is sent twice.
+    Doubled,
+    /// It is sent behind the sixth.
+    Late,
+}
+
+/// Index of the delivery that goes wrong.
+const FAULT_AT: u64 = 4;
+
+struct Subscriber {
+    stream: TcpStream,
+    sent: u64,
+    held: Option<Vec<u8>>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Subscribers by channel; plain WebSocket ones are on the channel of the empty name.
+    channels: HashMap<String, Vec<Subscriber>>,
+    offsets: HashMap<String, u64>,
+}
+
+/// The running gateway; its threads end with the test process.
+pub(crate) struct Gateway {
+    /// WebSocket port.
+    pub(crate) clients: SocketAddr,
+    /// Ingest port.
+    pub(crate) ingest: SocketAddr,
+    /// Pongs of the client protocol that arrived.
+    pub(crate) pongs: Arc<AtomicU64>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    fault: Fault,
+    pongs: Arc<AtomicU64>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("no thread panics with the lock")
+    }
+}
+
+impl Gateway {
+    /// Starts listening.
+    pub(crate) fn start(fault: Fault) -> Gateway {
+        let pongs = Arc::new(AtomicU64::new(0));
+        let shared = Arc::new(Shared { state: Mutex::default(), fault, pongs: pongs.clone() });
+        let clients = serve(shared.clone(), client);
+        let ingest = serve(shared, backend);
+        Gateway { clients, ingest, pongs }
+    }
+}
+
+fn serve(shared: Arc<Shared>, run: fn(&Shared, TcpStream) -> io::Result<()>) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("an ephemeral port");
+    let address = listener.local_addr().expect("bound");
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let shared = shared.clone();
+            // A connection that breaks ends its thread; the load generator tells the test.
+            thread::spawn(move || run(&shared, stream).ok());
+        }
+    });
+    address
+}
+
+fn client(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let mut input = Vec::new();
+    let end = loop {
+        if let Some(end) = find_head_end(&input, 0) {
+            break end;
+        }
+        read_more(&mut stream, &mut input)?;
+    };
+    let mut answer = Vec::new();
+    let path = {
+        let request = parse_request(&input[..end]).map_err(|_| io::Error::other("a bad upgrade"))?;
+        write_accept(&mut answer, &request);
+        request.path.to_string()
+    };
+    input.drain(..end);
+    stream.write_all(&answer)?;
+    if path == "/" {
+        subscribe(shared, "", &stream)?;
+    }
+    loop {
+        let Ok(Some(header)) = decode_header(&input) else {
+            read_more(&mut stream, &mut input)?;
+            continue;
+        };
+        let whole = header.header_len + header.payload_len as usize;
+        if input.len() < whole {
+            read_more(&mut stream, &mut input)?;
+            continue;
+        }
+        let mut payload: Vec<u8> = input.drain(..whole).skip(header.header_len).collect();
+        unmask(&mut payload, header.mask.ok_or_else(|| io::Error::other("an unmasked client frame"))?);
+        match path.as_str() {
+            "/echo" => stream.write_all(&framed(&payload))?,
+            "/publish" => broadcast(shared, "", &payload),
+            "/connection" => commands(shared, &mut stream, &payload)?,
+            _ => {}
+        }
+    }
+}
+
+fn commands(shared: &Shared, stream: &mut TcpStream, payload: &[u8]) -> io::Result<()> {
+    for line in String::from_utf8_lossy(payload).lines() {
+        let command: serde_json::Value = serde_json::from_str(line)?;
+        let id = &command["id"];
+        if command.get("connect").is_some() {
+            let reply = format!("{{\"id\":{id},\"connect\":{{\"client\":\"x\",\"ping\":25,\"pong\":true}}}}\n{{}}");
+            stream.write_all(&framed(reply.as_bytes()))?;
+        } else if let Some(subscribe_to) = command.get("subscribe") {
+            let channel = subscribe_to["channel"].as_str().unwrap_or_default();
+            stream.write_all(&framed(format!("{{\"id\":{id},\"subscribe\":{{}}}}").as_bytes()))?;
+            subscribe(shared, channel, stream)?;
+        } else if line == "{}" {
+            shared.pongs.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    Ok(())
+}
+
+fn backend(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
+    let mut input = Vec::new();
+    loop {
+        let length = match frame_len(&input, 1 << 20) {
+            Ok(Some(length)) if length <= input.len() => length,
+            Ok(_) => {
+                read_more(&mut stream, &mut input)?;
+                continue;
+            }
+            Err(_) => return Err(io::Error::other("a bad ingest frame")),
+        };
+        let frame: Vec<u8> = input.drain(..length).collect();
+        let mut out = Vec::new();
+        match decode_client(&frame) {
+            Ok(ClientFrame::Hello(_)) => write_hello_ok(
+                &mut out,
+                &HelloOk {
+                    version: 1,
+                    features: 0,
+                    boot: 1,
+                    credit_messages: 500,
+                    credit_bytes: 1 << 20,
+                    frame_bytes_max: 8192,
+                    publication_bytes_max: 1024,
+                    idempotency_window_ms: 0,
+                    idle_timeout_ms: 0,
+                    node: "test",
+                },
+            ),
+            Ok(ClientFrame::PublishBatch(batch)) => {
+                let acks: Vec<Ack> = batch.flatten().map(|publish| published(shared, &publish)).collect();
+                write_acks(&mut out, acks);
+            }
+            other => return Err(io::Error::other(format!("unexpected {other:?}"))),
+        }
+        stream.write_all(&out)?;
+    }
+}
+
+fn published(shared: &Shared, publish: &Publish<'_>) -> Ack {
+    let offset = {
+        let mut state = shared.state();
+        let offset = state.offsets.entry(publish.channel.to_string()).or_default();
+        *offset += 1;
+        *offset
+    };
+    let data = String::from_utf8_lossy(publish.payload);
+    let push = format!("{{\"push\":{{\"channel\":\"{}\",\"pub\":{{\"data\":{data},\"offset\":{offset}}}}}}}", publish.channel);
+    broadcast(shared, publish.channel, push.as_bytes());
+    Ack { seq: publish.seq, offset, epoch: (1, 1), duplicate: false }
+}
+
+fn subscribe(shared: &Shared, channel: &str, stream: &TcpStream) -> io::Result<()> {
+    let subscriber = Subscriber { stream: stream.try_clone()?, sent: 0, held: None };
+    shared.state().channels.entry(channel.to_string()).or_default().push(subscriber);
+    Ok(())
+}
+
+fn broadcast(shared: &Shared, channel: &str, message: &[u8]) {
+    let frame = framed(message);
+    let mut state = shared.state();
+    for (index, subscriber) in state.channels.entry(channel.to_string()).or_default().iter_mut().enumerate() {
+        let mut bytes = frame.clone();
+        if index == 0 && subscriber.sent == FAULT_AT {
+            match shared.fault {
+                Fault::None => {}
+                Fault::Lost => bytes.clear(),
+                Fault::Doubled => bytes.extend_from_slice(&frame),
+                Fault::Late => subscriber.held = Some(std::mem::take(&mut bytes)),
+            }
+        } else if let Some(held) = subscriber.held.take() {
+            bytes.extend_from_slice(&held);
+        }
+        subscriber.sent += 1;
+        // A subscriber that is gone is the load generator closing down.
+        let _ = subscriber.stream.write_all(&bytes);
+    }
+}
+
+fn framed(payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    write_server_header(&mut frame, Opcode::Text, payload.len());
+    frame.extend_from_slice(payload);
+    frame
+}
+
+fn read_more(stream: &mut TcpStream, input: &mut Vec<u8>) -> io::Result<()> {
+    let mut bytes = [0; 4096];
+    match stream.read(&mut bytes)? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        count => {
+            input.extend_from_slice(&bytes[..count]);
+            Ok(())
+        }
+    }
+}

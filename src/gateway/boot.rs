@@ -1,0 +1,320 @@
+//! From a configuration to a running node, in the order that private file tables need (KERNEL notes in ARCHITECTURE).
+//!
+//! ```text
+//! main     refuse a second instance · open the wake-up descriptors · nothing else
+//! shard k  split its file table · ring · listeners (shard 0 first: it finds the port when 0 was asked for)
+//! main     all shards listen -> open the control port, say "ready", wait for a signal
+//! ```
+//! In: the configuration. Out: an exit code. What cannot work is refused here, with the reason and the remedy.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+
+use ringway_engine::ids::CoreId;
+use ringway_engine::options::Options;
+use ringway_engine::shard::Shard;
+use ringway_sys::{
+    Errno, Inbox, InstanceLock, ListenOptions, Listener, Ring, RingOptions, port_holder, thread as sys_thread,
+};
+
+use crate::cli::{EXIT_FAILURE, EXIT_OK, EXIT_UNAVAILABLE};
+use crate::clock;
+use crate::config::Config;
+use crate::control::{self, ControlOptions, ControlState, MetricsHub, Phase, Readiness};
+use crate::control_link;
+use crate::log;
+use crate::shard_loop::{ShardLoop, ShardParts, Shared};
+use crate::shutdown;
+
+/// Descriptors of a shard that are not connections: ring, listeners, wake-up descriptors, standard streams.
+const RESERVED_FILES: u64 = 64;
+/// How long clients may take to answer our Close when the process ends.
+const STOP_TIMEOUT_MS: u64 = 5_000;
+
+/// Why the node did not start or did not go on.
+#[derive(Debug)]
+struct Refusal {
+    text: String,
+    exit: u8,
+}
+
+/// Runs a node until a signal stops it; returns the exit code.
+pub fn run(config: Config) -> u8 {
+    log::set_level(config.log_level);
+    for warning in config.warnings() {
+        log::warn("config", &warning, &[]);
+    }
+    match start(config) {
+        Ok(()) => EXIT_OK,
+        Err(refusal) => {
+            log::error("boot", &refusal.text, &[]);
+            refusal.exit
+        }
+    }
+}
+
+fn start(mut config: Config) -> Result<(), Refusal> {
+    let files_max = sys_thread::raise_open_file_limit();
+    bound_connections(&mut config, files_max);
+    // Held until the process ends.
+    let _locks = lock(&config)?;
+    let shards = config.shards as usize;
+    let inboxes = (0..=shards)
+        .map(|_| Inbox::new(config.lane_capacity_batches as usize, shards + 1))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|errno| failure("cannot open the wake-up descriptors of the shards", errno))?;
+    let shared = Arc::new(Shared {
+        inboxes,
+        metrics: MetricsHub::new(shards),
+        stop: AtomicBool::new(false),
+        stop_timeout_ms: STOP_TIMEOUT_MS,
+    });
+    let config = Arc::new(config);
+    let started = start_shards(&config, &shared)?;
+    let served = serve_control(&config, &shared, &started);
+    shared.stop.store(true, Ordering::Release);
+    for inbox in &shared.inboxes {
+        inbox.wake_if_asleep();
+    }
+    for thread in started.threads {
+        let ended = thread.join().map_err(|_| Refusal { text: "a shard panicked".into(), exit: EXIT_FAILURE })?;
+        ended.map_err(|errno| failure("a shard's ring failed", errno))?;
+    }
+    served?;
+    log::info("boot", "stopped", &[]);
+    Ok(())
+}
+
+/// A connection is a descriptor, and each shard has a file table of its own.
+fn bound_connections(config: &mut Config, files_max: u64) {
+    let possible = files_max.saturating_sub(RESERVED_FILES) as u32;
+    if config.engine.connections_per_shard_max > possible {
+        log::warn(
+            "boot",
+            "the open-file limit is below limits.connections_per_shard_max: raise it (ulimit -n, LimitNOFILE) or use more shards",
+            &[
+                ("open_files_max", &files_max),
+                ("connections_per_shard_max", &config.engine.connections_per_shard_max),
+                ("now", &possible),
+            ],
+        );
+        config.engine.connections_per_shard_max = possible;
+    }
+}
+
+/// Refuses to share a port with another instance: with SO_REUSEPORT the kernel would mix the two silently.
+fn lock(config: &Config) -> Result<Vec<InstanceLock>, Refusal> {
+    if config.takeover {
+        return Ok(Vec::new());
+    }
+    let mut locks = Vec::new();
+    for (what, address) in [("client", config.client.listen), ("ingest", config.ingest.listen)] {
+        let held = |holder: &dyn std::fmt::Display| Refusal {
+            text: format!("the {what} port {address} is held by {holder}; stop it, choose another port, or pass --takeover for a planned hand-over"),
+            exit: EXIT_UNAVAILABLE,
+        };
+        locks.push(InstanceLock::acquire(address).map_err(|holder| held(&holder))?);
+        if let Some(holder) = port_holder(address) {
+            return Err(held(&holder));
+        }
+    }
+    Ok(locks)
+}
+
+struct Started {
+    client: SocketAddr,
+    ingest: SocketAddr,
+    threads: Vec<JoinHandle<Result<(), Errno>>>,
+}
+
+/// What a shard's thread reports once: where it listens.
+type Report = Result<(SocketAddr, SocketAddr), Refusal>;
+
+fn start_shards(config: &Arc<Config>, shared: &Arc<Shared>) -> Result<Started, Refusal> {
+    let boot = random();
+    let (mut client, mut ingest) = (config.client.listen, config.ingest.listen);
+    let mut threads = Vec::new();
+    for core in 0..config.shards {
+        let (report, reported) = mpsc::sync_channel::<Report>(1);
+        let (config, shared) = (Arc::clone(config), Arc::clone(shared));
+        let addresses = (client, ingest);
+        let body = move || run_shard(CoreId(core), &config, shared, boot, addresses, &report);
+        let thread = sys_thread::spawn_named(&format!("shard-{core}"), body)
+            .map_err(|errno| failure("cannot start a shard's thread", errno))?;
+        threads.push(thread);
+        let outcome = reported.recv().unwrap_or_else(|_| {
+            Err(Refusal { text: format!("shard {core} ended before it listened"), exit: EXIT_FAILURE })
+        });
+        (client, ingest) = outcome?;
+    }
+    Ok(Started { client, ingest, threads })
+}
+
+fn run_shard(
+    core: CoreId,
+    config: &Config,
+    shared: Arc<Shared>,
+    boot: u64,
+    addresses: (SocketAddr, SocketAddr),
+    report: &mpsc::SyncSender<Report>,
+) -> Result<(), Errno> {
+    match open_shard(core, config, shared, boot, addresses) {
+        Ok((shard_loop, addresses)) => {
+            // Boot waits for it.
+            let _ = report.send(Ok(addresses));
+            shard_loop.run()
+        }
+        Err(refusal) => {
+            let _ = report.send(Err(refusal));
+            Ok(())
+        }
+    }
+}
+
+fn open_shard(
+    core: CoreId,
+    config: &Config,
+    shared: Arc<Shared>,
+    boot: u64,
+    (client, ingest): (SocketAddr, SocketAddr),
+) -> Result<(ShardLoop, (SocketAddr, SocketAddr)), Refusal> {
+    sys_thread::unshare_file_table().map_err(|errno| failure("cannot give a shard a file table of its own", errno))?;
+    if config.pin_shards {
+        pin(core);
+    }
+    let ring_options = RingOptions {
+        submission_entries: config.ring.submission_entries,
+        completion_entries: config.ring.completion_entries,
+    };
+    let ring = Ring::new(&ring_options)
+        .map_err(|unsupported| Refusal { text: unsupported.to_string(), exit: EXIT_UNAVAILABLE })?;
+    let listen = |what: &str, address| {
+        Listener::bind(&ListenOptions {
+            address,
+            backlog: config.client.backlog,
+            reuse_port: true,
+            send_buffer_bytes: config.client.send_buffer_bytes,
+            receive_buffer_bytes: config.client.receive_buffer_bytes,
+        })
+        .map_err(|errno| Refusal { text: format!("cannot listen on the {what} port {address}: {errno}"), exit: EXIT_UNAVAILABLE })
+    };
+    let (clients, backends) = (listen("client", client)?, listen_ingest(config, ingest)?);
+    let addresses = (clients.local_addr(), backends.local_addr());
+    let options = Options {
+        core,
+        shards: config.shards,
+        seed: random(),
+        boot,
+        limits: config.engine.clone(),
+        namespaces: config.namespaces.clone(),
+        access: config.access.clone(),
+        utf8: |bytes| simdutf8::basic::from_utf8(bytes).is_ok(),
+    };
+    let shard_loop = ShardLoop::new(ShardParts {
+        core,
+        shard: Shard::new(options, clock::now_ms()),
+        ring,
+        clients,
+        backends,
+        shared,
+        send_mode: config.ring.send_mode,
+        read_bytes_per_turn_max: config.engine.read_bytes_per_turn_max,
+    })
+    .map_err(|errno| failure("no memory for a shard's buffer", errno))?;
+    Ok((shard_loop, addresses))
+}
+
+/// Backends are few and send much: their buffers are the kernel's own, which grow with the flow.
+fn listen_ingest(config: &Config, address: SocketAddr) -> Result<Listener, Refusal> {
+    Listener::bind(&ListenOptions {
+        address,
+        backlog: config.client.backlog,
+        reuse_port: true,
+        send_buffer_bytes: 0,
+        receive_buffer_bytes: 0,
+    })
+    .map_err(|errno| Refusal { text: format!("cannot listen on the ingest port {address}: {errno}"), exit: EXIT_UNAVAILABLE })
+}
+
+fn pin(core: CoreId) {
+    let cores = sys_thread::allowed_cores();
+    let Some(processor) = cores.get(core.0 as usize % cores.len().max(1)) else { return };
+    if let Err(errno) = sys_thread::pin_to_core(*processor) {
+        log::warn("boot", "a shard could not be pinned to its core", &[("shard", &core.0), ("error", &errno)]);
+    }
+}
+
+/// Serves the control port on this thread until a signal.
+fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Result<(), Refusal> {
+    let listener = std::net::TcpListener::bind(config.control.listen).map_err(|error| Refusal {
+        text: format!("cannot listen on the control port {}: {error}", config.control.listen),
+        exit: EXIT_UNAVAILABLE,
+    })?;
+    let control = listener.local_addr().map_err(|error| failure("control port", error.into()))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failure("cannot start the control plane", error.into()))?;
+    let (calls, received) = control::call_queue();
+    let ready = Readiness::new();
+    let state = ControlState {
+        listener,
+        metrics: Arc::clone(&shared.metrics),
+        calls,
+        ready: Arc::clone(&ready),
+        options: ControlOptions::new(config, started.client.port()),
+    };
+    runtime
+        .block_on(async {
+            let stop = shutdown::signal()?;
+            ready.set(Phase::Ready);
+            announce(config, started, control);
+            tokio::select! {
+                result = control::serve(state) => result,
+                result = control_link::serve(Arc::clone(shared), received) => result,
+                name = stop => {
+                    log::info("boot", "stopping", &[("signal", &name)]);
+                    ready.set(Phase::Draining);
+                    Ok(())
+                }
+            }
+        })
+        .map_err(|error| failure("the control plane failed", error.into()))
+}
+
+/// One line on standard output that scripts wait for; the rest is for people.
+fn announce(config: &Config, started: &Started, control: SocketAddr) {
+    let (client, ingest) = (started.client, started.ingest);
+    let path = &config.access.websocket_path;
+    let mut out = std::io::stdout().lock();
+    let ready = format!("ringway ready client={client} control={control} ingest={ingest} pid={}\n", std::process::id());
+    // Whoever started us may not read: that is no reason not to run.
+    let _ = out.write_all(ready.as_bytes());
+    if config.dev {
+        let text = format!(
+            "\n  !! --dev: everything is open. Any client may connect, subscribe and publish; API key and ingest token are \"dev\".\n\
+             \x20    Loopback only. Never use it in production.\n\n\
+             \x20 demo page      http://{control}/demo\n\
+             \x20 clients        ws://{client}{path}   (Centrifuge SDKs, JSON or Protobuf)\n\
+             \x20 HTTP API       curl -H 'X-API-Key: dev' -d '{{\"channel\":\"demo\",\"data\":{{\"hello\":1}}}}' http://{control}/api/publish\n\
+             \x20 ingest         {ingest}   (binary, token \"dev\")\n\
+             \x20 metrics        http://{control}/metrics\n\n",
+        );
+        let _ = out.write_all(text.as_bytes());
+    }
+    let _ = out.flush();
+}
+
+fn failure(what: &str, errno: Errno) -> Refusal {
+    Refusal { text: format!("{what}: {errno}"), exit: EXIT_FAILURE }
+}
+
+/// From the standard library's randomly keyed hasher, whose keys come from the kernel.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, Hasher};
+    std::hash::RandomState::new().build_hasher().finish()
+}

@@ -1,0 +1,524 @@
+//! THE LOOP of one shard. A message's way, 1 to 9, stands here from top to bottom.
+//!
+//! ```text
+//! wait      completions of the ring, or the next tick
+//! 1 accept  new sockets get a slot
+//! 2–4 read  ready connections: bytes -> Shard (handshake, frames, commands)
+//! 5–6 lanes batches of other cores -> Shard (owner, answers, publications)
+//! 7 fan out Shard::end_turn: a slice of deliveries, timers, acknowledgements
+//! 8–9 write one contiguous write per connection with something waiting; what the socket did not take stays
+//! lanes     what was said to other cores goes out in batches; one wake per sleeping core
+//! close     sockets of ended connections, once nothing of them is in flight
+//! ```
+//! In: completions, the inbox, time. Out: ring operations, batches. The loop decides nothing about protocols: it turns
+//! each event into an `Input` and carries out `Action`s. Invariants: the poll is edge-triggered, so a connection with
+//! unread data stands on the ready list; nothing here blocks but the one wait; work per turn is bounded.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use ringway_engine::ids::{ConnId, CoreId};
+use ringway_engine::lane_message::Batch;
+use ringway_engine::metrics::Metric;
+use ringway_engine::outbox::WriteBatch;
+use ringway_engine::seam::{Accepted, Action, Input, Note, Port};
+use ringway_engine::shard::Shard;
+use ringway_sys::{Completion, Errno, Inbox, Listener, Op, Ring, Scratch, Socket, Token, Wait};
+
+use crate::clock;
+use crate::config::SendMode;
+use crate::control::MetricsHub;
+use crate::log;
+use crate::places::{Completed, Places};
+
+/// Batches taken from the inbox in one turn; the rest follows in the next.
+const LANE_BATCHES_PER_TURN_MAX: usize = 256;
+/// Connections read in one turn; the rest stays on the ready list.
+const READS_PER_TURN_MAX: usize = 4096;
+/// Bytes of the buffer into which all connections of a shard are read.
+const SCRATCH_BYTES: usize = 256 * 1024;
+/// How often the numbers are published for `/metrics`.
+const METRICS_INTERVAL_MS: u64 = 100;
+/// How long accepting rests after an error such as "too many open files".
+const ACCEPT_RETRY_MS: u64 = 100;
+/// How soon a batch is offered again to a core whose queue was full.
+const LANE_RETRY_MS: u64 = 1;
+
+/// What the threads of one process share.
+pub struct Shared {
+    /// One per shard, and the control plane's behind them.
+    pub inboxes: Vec<Arc<Inbox<Batch>>>,
+    /// Numbers for `/metrics`.
+    pub metrics: Arc<MetricsHub>,
+    /// Set once, when the process is to end.
+    pub stop: AtomicBool,
+    /// How long clients may take to answer our Close when the process ends.
+    pub stop_timeout_ms: u64,
+}
+
+/// One shard's kernel side.
+pub struct ShardLoop {
+    core: CoreId,
+    shard: Shard,
+    ring: Ring,
+    places: Places,
+    listeners: [Listening; 2],
+    shared: Arc<Shared>,
+    send_mode: SendMode,
+    read_bytes_per_turn_max: usize,
+    /// Connections that may have unread data.
+    ready: Vec<ConnId>,
+    scratch: Scratch,
+    completions: Vec<Completion>,
+    writes: WriteBatch,
+    exceptions: Vec<(usize, Result<usize, Errno>)>,
+    actions: Vec<Action>,
+    targets: Vec<CoreId>,
+    now_ms: u64,
+    metrics_published_ms: u64,
+    /// A lane's target was full: come back soon.
+    lanes_wait: bool,
+    /// Some ready connection can be read at once.
+    reads_wait: bool,
+    stopping_since_ms: Option<u64>,
+}
+
+struct Listening {
+    port: Port,
+    listener: Option<Listener>,
+    armed: bool,
+    /// Not before this.
+    retry_ms: u64,
+}
+
+/// What a shard's thread needs.
+pub struct ShardParts {
+    /// Its number.
+    pub core: CoreId,
+    /// Its decisions.
+    pub shard: Shard,
+    /// Its ring, made on this thread.
+    pub ring: Ring,
+    /// Where clients come in.
+    pub clients: Listener,
+    /// Where backends come in.
+    pub backends: Listener,
+    /// What it shares with the others.
+    pub shared: Arc<Shared>,
+    /// How frames are written.
+    pub send_mode: SendMode,
+    /// Bytes read from one connection in one turn.
+    pub read_bytes_per_turn_max: u32,
+}
+
+impl ShardLoop {
+    /// # Errors
+    /// No memory for the buffer.
+    pub fn new(parts: ShardParts) -> Result<Self, Errno> {
+        let listening =
+            |port, listener| Listening { port, listener: Some(listener), armed: false, retry_ms: 0 };
+        Ok(ShardLoop {
+            core: parts.core,
+            shard: parts.shard,
+            ring: parts.ring,
+            places: Places::default(),
+            listeners: [listening(Port::Client, parts.clients), listening(Port::Ingest, parts.backends)],
+            shared: parts.shared,
+            send_mode: parts.send_mode,
+            read_bytes_per_turn_max: parts.read_bytes_per_turn_max as usize,
+            ready: Vec::new(),
+            scratch: Scratch::new(SCRATCH_BYTES)?,
+            completions: Vec::new(),
+            writes: WriteBatch::default(),
+            exceptions: Vec::new(),
+            actions: Vec::new(),
+            targets: Vec::new(),
+            now_ms: clock::now_ms(),
+            metrics_published_ms: 0,
+            lanes_wait: false,
+            reads_wait: false,
+            stopping_since_ms: None,
+        })
+    }
+
+    /// Runs until the process is to stop and all connections have ended (or had time to).
+    ///
+    /// # Errors
+    /// The ring failed; the process cannot go on.
+    pub fn run(mut self) -> Result<(), Errno> {
+        self.ring.poll_wake(&self.inbox(), wake_token());
+        while !self.is_done() {
+            self.turn()?;
+        }
+        self.shared.metrics.publish(self.core.0 as usize, self.shard.metrics());
+        Ok(())
+    }
+
+    /// One turn; see the file's header.
+    fn turn(&mut self) -> Result<(), Errno> {
+        self.wait()?;
+        self.now_ms = clock::now_ms();
+        self.shard.begin_turn(self.now_ms);
+        self.accept();
+        self.take_completions();
+        self.take_lanes();
+        self.read_ready();
+        self.shard.end_turn();
+        self.write();
+        self.send_lanes();
+        self.carry_out();
+        self.publish_metrics();
+        self.stop_if_told();
+        Ok(())
+    }
+
+    /// Sleeps, unless there is something to do, until a completion or the next tick.
+    fn wait(&mut self) -> Result<(), Errno> {
+        let inbox = self.inbox();
+        let busy = self.shard.has_work() || self.reads_wait || !inbox.is_empty();
+        let wait = if busy || !inbox.prepare_sleep() {
+            Wait::No
+        } else if self.lanes_wait {
+            Wait::Until { timeout_ms: LANE_RETRY_MS }
+        } else {
+            Wait::Until { timeout_ms: self.shard.next_tick_in_ms() }
+        };
+        let report = self.ring.turn(wait, &mut self.completions)?;
+        inbox.awake();
+        let metrics = self.shard.metrics();
+        metrics.add(Metric::Turns, 1);
+        metrics.add(Metric::TurnSleeps, u64::from(report.waited));
+        metrics.add(Metric::CqOverflows, u64::from(report.overflowed));
+        Ok(())
+    }
+
+    /// Arms the accepts that are not: at start, after an error, after the shard was full.
+    fn accept(&mut self) {
+        if self.shard.is_full() || self.stopping_since_ms.is_some() {
+            return;
+        }
+        for (index, listening) in self.listeners.iter_mut().enumerate() {
+            if let (Some(listener), false) = (&listening.listener, listening.armed) && self.now_ms >= listening.retry_ms {
+                self.ring.accept_multishot(listener, Token::new(Op::Accept, index as u32, 0));
+                listening.armed = true;
+            }
+        }
+    }
+
+    fn take_completions(&mut self) {
+        let mut completions = std::mem::take(&mut self.completions);
+        for mut completion in completions.drain(..) {
+            let token = completion.token;
+            let conn = ConnId { slot: token.slot(), generation: token.generation() };
+            match token.op() {
+                Some(Op::Accept) => {
+                    let socket = completion.take_socket();
+                    self.accepted(token.slot() as usize, socket, completion.result.err(), completion.more);
+                }
+                Some(Op::Wake) => self.ring.poll_wake(&self.inbox(), wake_token()),
+                Some(op @ (Op::Readable | Op::Writable | Op::Cancel)) => {
+                    let hangup = completion.is_hangup();
+                    self.connection_completed(op, conn, hangup, completion.more);
+                }
+                Some(Op::Send) | None => debug_assert!(false, "no such completion is asked for: {token:?}"),
+            }
+        }
+        self.completions = completions;
+    }
+
+    fn accepted(&mut self, index: usize, socket: Option<Socket>, error: Option<Errno>, more: bool) {
+        let listening = &mut self.listeners[index];
+        if !more {
+            listening.armed = false;
+        }
+        if error.is_some_and(|errno| !errno.is_cancelled()) {
+            self.shard.metrics().add(Metric::AcceptErrors, 1);
+            listening.retry_ms = self.now_ms + ACCEPT_RETRY_MS;
+        } else if !more {
+            self.shard.metrics().add(Metric::MultishotRearms, 1);
+        }
+        let Some(socket) = socket else { return };
+        let accepted = Accepted { port: listening.port, peer: socket.peer_addr().map(|address| address.ip()) };
+        let Some(conn) = self.shard.accepted(accepted) else {
+            // Taken from the backlog before accepting stopped: the peer sees the end and comes back.
+            return;
+        };
+        self.places.open(&mut self.ring, conn, socket);
+        if self.shard.is_full() {
+            self.pause_accept();
+        }
+    }
+
+    /// All slots are taken: new connections wait in the kernel until one is free.
+    fn pause_accept(&mut self) {
+        self.shard.metrics().add(Metric::AcceptPaused, 1);
+        for (index, listening) in self.listeners.iter().enumerate().filter(|(_, listening)| listening.armed) {
+            // The accept's own last completion says that it has ended.
+            self.ring.cancel(Token::new(Op::Accept, index as u32, 0), Token::new(Op::Cancel, Token::SLOT_MAX, 0));
+            let _ = listening;
+        }
+    }
+
+    fn connection_completed(&mut self, op: Op, conn: ConnId, hangup: bool, more: bool) {
+        if op == Op::Cancel && conn.slot == Token::SLOT_MAX {
+            return;
+        }
+        match self.places.completed(op, conn, more) {
+            None => self.shard.metrics().add(Metric::LateCompletions, 1),
+            Some(Completed::Closing) => {}
+            Some(Completed::LastOfClosing) => self.close(conn),
+            Some(Completed::Live) => match op {
+                Op::Readable => {
+                    if !more {
+                        self.shard.metrics().add(Metric::MultishotRearms, 1);
+                        self.places.rearm_readable(&mut self.ring, conn);
+                    }
+                    if self.places.mark_ready(conn, hangup) {
+                        self.ready.push(conn);
+                    }
+                }
+                Op::Writable => self.shard.handle(Input::Writable { conn }),
+                Op::Accept | Op::Wake | Op::Cancel | Op::Send => {}
+            },
+        }
+    }
+
+    /// Reads connections with unread data, each up to its share; who has more stays on the list.
+    fn read_ready(&mut self) {
+        self.reads_wait = false;
+        if self.ready.is_empty() {
+            return;
+        }
+        if self.shard.is_pressed() {
+            // Another core is behind. Its lane makes room without our reading more.
+            self.shard.metrics().add(Metric::ReadsDeferred, self.ready.len() as u64);
+            return;
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        let turn = ready.len().min(READS_PER_TURN_MAX);
+        let mut kept = 0;
+        for index in 0..turn {
+            let conn = ready[index];
+            if self.read(conn) {
+                ready[kept] = conn;
+                kept += 1;
+            } else {
+                self.places.unmark_ready(conn);
+            }
+        }
+        self.reads_wait |= turn < ready.len();
+        ready.drain(kept..turn);
+        // Who was read first waits behind those who were not read at all.
+        ready.rotate_left(kept);
+        self.ready = ready;
+    }
+
+    /// True: unread data may be left.
+    fn read(&mut self, conn: ConnId) -> bool {
+        let mut read = 0;
+        loop {
+            if !self.shard.wants_read(conn) || read >= self.read_bytes_per_turn_max {
+                let left = self.places.socket(conn).is_some();
+                // Over its share: at once again. Not wanted: when an answer from a lane changes that.
+                self.reads_wait |= left && self.shard.wants_read(conn);
+                self.shard.metrics().add(Metric::ReadsDeferred, u64::from(left));
+                return left;
+            }
+            let Some(socket) = self.places.socket(conn) else { return false };
+            let buffer = self.scratch.as_mut_slice();
+            let room = buffer.len();
+            match socket.recv(buffer) {
+                Ok(0) => {
+                    self.shard.handle(Input::PeerFinished { conn });
+                    return false;
+                }
+                Ok(bytes) => {
+                    read += bytes;
+                    self.shard.handle(Input::Received { conn, bytes: &mut buffer[..bytes] });
+                    // A short read has emptied the socket; what comes later makes a new edge.
+                    if bytes < room && !self.places.hangup(conn) {
+                        return false;
+                    }
+                }
+                Err(errno) if errno.is_again() => return false,
+                Err(_) => {
+                    self.shard.handle(Input::SocketFailed { conn });
+                    return false;
+                }
+            }
+        }
+    }
+
+    fn take_lanes(&mut self) {
+        let inbox = self.inbox();
+        for _ in 0..LANE_BATCHES_PER_TURN_MAX {
+            let batch = inbox.pop();
+            // Looked at behind the pop: a sender raises its flag before it sends what comes after the gap.
+            for from in inbox.take_lost() {
+                self.shard.handle(Input::LaneLost { from: CoreId(from as u16) });
+            }
+            let Some(batch) = batch else { return };
+            for message in batch.messages {
+                self.shard.handle(Input::Lane { message });
+            }
+        }
+    }
+
+    /// Writes what waits, one write per connection.
+    fn write(&mut self) {
+        loop {
+            self.shard.collect_writes(&mut self.writes);
+            if self.writes.is_empty() {
+                return;
+            }
+            self.exceptions.clear();
+            match self.send_mode {
+                SendMode::Ring => {
+                    let places = &self.places;
+                    let sends = self.writes.iter().filter_map(|(conn, bytes)| Some((places.socket(conn)?, bytes)));
+                    self.ring.send_all(sends, &mut self.exceptions);
+                    self.exceptions.sort_unstable_by_key(|(index, _)| *index);
+                }
+                SendMode::Syscall => {
+                    for (index, (conn, bytes)) in self.writes.iter().enumerate() {
+                        let Some(socket) = self.places.socket(conn) else { continue };
+                        let result = socket.send(bytes);
+                        if result != Ok(bytes.len()) {
+                            self.exceptions.push((index, result));
+                        }
+                    }
+                }
+            }
+            self.report_writes();
+        }
+    }
+
+    /// Tells the shard what each socket took.
+    fn report_writes(&mut self) {
+        let mut exceptions = self.exceptions.iter().peekable();
+        for index in 0..self.writes.len() {
+            let Some((conn, bytes)) = self.writes.get(index) else { break };
+            let all = bytes.len();
+            let Some((_, result)) = exceptions.next_if(|(exception, _)| *exception == index) else {
+                self.shard.handle(Input::Wrote { conn, bytes: all, all: true });
+                continue;
+            };
+            match *result {
+                Ok(bytes) => self.shard.handle(Input::Wrote { conn, bytes, all: bytes == all }),
+                Err(errno) if errno.is_again() => self.shard.handle(Input::Wrote { conn, bytes: 0, all: false }),
+                Err(_) => {
+                    self.shard.handle(Input::SocketFailed { conn });
+                    continue;
+                }
+            }
+            self.places.watch_writable(&mut self.ring, conn);
+        }
+    }
+
+    /// Gives other cores what was said to them. A full queue keeps its batch here, in order; nobody waits.
+    fn send_lanes(&mut self) {
+        self.lanes_wait = false;
+        self.shard.lanes().take_waiting(&mut self.targets);
+        for to in self.targets.drain(..) {
+            let inbox = &self.shared.inboxes[to.0 as usize];
+            let mut sent = (0, 0);
+            // Raised before anything said later is sent; needs no place in the queue.
+            if self.shard.lanes().take_lost(to) {
+                inbox.mark_lost(self.core.0 as usize);
+            }
+            while let Some(batch) = self.shard.lanes().take_batch(to) {
+                let messages = batch.messages.len() as u64;
+                if let Err(batch) = inbox.push(batch) {
+                    self.shard.lanes().put_back(to, batch);
+                    self.shard.metrics().add(Metric::LaneFull, 1);
+                    self.lanes_wait = true;
+                    break;
+                }
+                sent = (sent.0 + 1, sent.1 + messages);
+            }
+            let woken = inbox.wake_if_asleep();
+            let metrics = self.shard.metrics();
+            metrics.add(Metric::LaneBatchesSent, sent.0);
+            metrics.add(Metric::LaneMessagesSent, sent.1);
+            metrics.add(Metric::LaneWakes, u64::from(woken));
+        }
+    }
+
+    /// Does what the engine asked for.
+    fn carry_out(&mut self) {
+        self.shard.take_actions(&mut self.actions);
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
+            match action {
+                Action::Close { conn, reset } => {
+                    if self.places.begin_close(&mut self.ring, conn, reset) {
+                        self.close(conn);
+                    }
+                }
+                Action::Note(note) => log_note(self.core, note),
+            }
+        }
+        self.actions = actions;
+    }
+
+    fn close(&mut self, conn: ConnId) {
+        self.places.close(conn);
+        self.shard.handle(Input::Closed { conn });
+    }
+
+    fn publish_metrics(&mut self) {
+        if self.now_ms < self.metrics_published_ms + METRICS_INTERVAL_MS {
+            return;
+        }
+        self.metrics_published_ms = self.now_ms;
+        let (spill, dropped) = (self.shard.lanes().spill_bytes() as u64, self.shard.lanes().dropped());
+        let metrics = self.shard.metrics();
+        metrics.set(Metric::LaneSpillBytes, spill);
+        metrics.set(Metric::LaneDropped, dropped);
+        self.shared.metrics.publish(self.core.0 as usize, metrics);
+    }
+
+    fn stop_if_told(&mut self) {
+        if self.stopping_since_ms.is_some() || !self.shared.stop.load(Ordering::Acquire) {
+            return;
+        }
+        self.stopping_since_ms = Some(self.now_ms);
+        for listening in &mut self.listeners {
+            listening.listener = None;
+        }
+        self.pause_accept();
+        self.shard.handle(Input::Shutdown);
+    }
+
+    fn is_done(&self) -> bool {
+        self.stopping_since_ms.is_some_and(|since_ms| {
+            self.shard.connections() == 0 || self.now_ms >= since_ms + self.shared.stop_timeout_ms
+        })
+    }
+
+    fn inbox(&self) -> Arc<Inbox<Batch>> {
+        Arc::clone(&self.shared.inboxes[self.core.0 as usize])
+    }
+}
+
+fn wake_token() -> Token {
+    Token::new(Op::Wake, 0, 0)
+}
+
+fn log_note(core: CoreId, note: Note) {
+    let shard = core.0;
+    let from = |peer: Option<std::net::IpAddr>| peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
+    match note {
+        Note::LaneLost { from, subscriptions } => log::warn(
+            "lane",
+            "publications were dropped because a shard could not keep up; its subscribers were told to recover",
+            &[("shard", &shard), ("from", &from.0), ("subscriptions", &subscriptions)],
+        ),
+        Note::IngestRefused { peer } => {
+            log::warn("ingest", "a backend was refused", &[("shard", &shard), ("peer", &from(peer))]);
+        }
+        Note::IngestConnected { peer } => {
+            log::info("ingest", "a backend connected", &[("shard", &shard), ("peer", &from(peer))]);
+        }
+    }
+}
