@@ -138,7 +138,11 @@ impl Coordinator {
 
     /// Waits until all deliveries of `published` publications have come; `meanwhile` runs now and then. False: the
     /// deliveries stalled.
-    pub fn reached(&mut self, published: u64, mut meanwhile: impl FnMut() -> Result<(), String>) -> Result<bool, String> {
+    pub fn reached(
+        &mut self,
+        published: u64,
+        mut meanwhile: impl FnMut() -> Result<(), String>,
+    ) -> Result<bool, String> {
         let (mut since, mut seen) = (Instant::now(), self.deliveries());
         while self.workers.iter().any(|worker| worker.reached < published) {
             self.take_one(Duration::from_millis(20))?;
@@ -261,7 +265,10 @@ impl Coordinator {
     fn progress(&self) -> ProgressBar {
         let bar = ProgressBar::new(0);
         bar.set_draw_target(ProgressDrawTarget::stderr());
-        bar.set_style(ProgressStyle::with_template("{spinner} {pos} connections open  {per_sec}").unwrap_or(ProgressStyle::default_bar()));
+        bar.set_style(
+            ProgressStyle::with_template("{spinner} {pos} connections open  {per_sec}")
+                .unwrap_or(ProgressStyle::default_bar()),
+        );
         bar
     }
 }

@@ -183,7 +183,9 @@ impl IngestSender {
                 ServerFrame::HelloOk(hello) => {
                     break (length, hello.credit_messages, hello.credit_bytes, hello.frame_bytes_max as usize);
                 }
-                ServerFrame::Fatal(refusal) => return Err(format!("ingest refused: {} {}", refusal.code, refusal.text)),
+                ServerFrame::Fatal(refusal) => {
+                    return Err(format!("ingest refused: {} {}", refusal.code, refusal.text));
+                }
                 other => return Err(format!("ingest: {other:?} instead of a hello")),
             }
         };
@@ -238,7 +240,12 @@ impl IngestSender {
             None => self.batch.push((channel, payload.to_vec())),
         }
         self.batch_len += 1;
-        self.outstanding.push_back(Outstanding { channel, payload_bytes: payload.len() as u32, intended_ns, settled: false });
+        self.outstanding.push_back(Outstanding {
+            channel,
+            payload_bytes: payload.len() as u32,
+            intended_ns,
+            settled: false,
+        });
         self.outstanding_messages += 1;
         self.outstanding_bytes += payload.len() as u64;
         Ok(())

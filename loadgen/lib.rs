@@ -12,10 +12,10 @@
 //! | file | role |
 //! |---|---|
 //! | `options` | command line |
-//! | `scenario` | the four scenarios: connect, fanout, echo, ingest |
+//! | `scenario` | the four scenarios: connect, fanout, echo; `scenario/ingest` |
 //! | `coordinator` | starts workers, talks with them, merges what they report |
 //! | `link` | the lines that coordinator and worker say to each other |
-//! | `worker` | one worker process: its event loop, and every connection from connect to close |
+//! | `worker` | one worker process: its event loop, every connection from connect to close; `worker/talk`: its coordinator |
 //! | `protocol` | client side of Centrifuge JSON, Centrifuge Protobuf and plain WebSocket |
 //! | `net` | sockets and epoll |
 //! | `payload` | the stamp in every payload: run, channel, sequence, intended time |

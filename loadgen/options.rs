@@ -41,7 +41,11 @@ pub enum Via {
 
 /// The load generator's arguments.
 #[derive(Debug, Parser)]
-#[command(name = "ringway-loadgen", version, about = "Measures a WebSocket gateway: connections, fan-out, echo, ingest")]
+#[command(
+    name = "ringway-loadgen",
+    version,
+    about = "Measures a WebSocket gateway: connections, fan-out, echo, ingest"
+)]
 pub struct Options {
     /// The scenario.
     #[command(subcommand)]
@@ -294,7 +298,10 @@ mod tests {
     #[test]
     fn urls() {
         let target = Target::parse("ws://127.0.0.1:8000/a?b=c").expect("a good url");
-        assert_eq!((target.address.port(), target.host.as_str(), target.path.as_str()), (8000, "127.0.0.1:8000", "/a?b=c"));
+        assert_eq!(
+            (target.address.port(), target.host.as_str(), target.path.as_str()),
+            (8000, "127.0.0.1:8000", "/a?b=c")
+        );
         assert_eq!(Target::parse("ws://127.0.0.1:9").expect("no path").path, "/");
         assert!(Target::parse("http://127.0.0.1/").is_err());
     }

@@ -151,7 +151,10 @@ mod tests {
         let mut finder = StampFinder::default();
         assert!(finder.find(b"").is_none());
         assert!(finder.find(b"~rw1").is_none());
-        let mut bad = PayloadTemplate::new(64).expect("long enough").stamped(&Stamp { run: 1, channel: 1, sequence: 1, intended_ns: 1 }).to_vec();
+        let mut bad = PayloadTemplate::new(64)
+            .expect("long enough")
+            .stamped(&Stamp { run: 1, channel: 1, sequence: 1, intended_ns: 1 })
+            .to_vec();
         bad[20] = b'~';
         assert!(finder.find(&bad).is_none());
         assert!(PayloadTemplate::new(PAYLOAD_BYTES_MIN - 1).is_err());

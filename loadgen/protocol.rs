@@ -117,7 +117,8 @@ impl Dialect {
         match self.protocol {
             Protocol::Websocket => return out,
             Protocol::CentrifugeJson => {
-                let connect = token.map_or_else(|| "{}".to_string(), |token| format!("{{\"token\":{}}}", quoted(token)));
+                let connect =
+                    token.map_or_else(|| "{}".to_string(), |token| format!("{{\"token\":{}}}", quoted(token)));
                 batch.extend_from_slice(format!("{{\"id\":1,\"connect\":{connect}}}").as_bytes());
             }
             Protocol::CentrifugeProtobuf => {

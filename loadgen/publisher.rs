@@ -48,7 +48,9 @@ impl Publisher {
                 address: publishing.ingest,
                 token: publishing.ingest_token.clone(),
                 number: 0,
-                channel_names: (0..clients.channels).map(|number| format!("{}{number}", clients.channel_prefix)).collect(),
+                channel_names: (0..clients.channels)
+                    .map(|number| format!("{}{number}", clients.channel_prefix))
+                    .collect(),
                 kind: PayloadKind::Json,
                 idempotency_keys: false,
             })?)),

@@ -138,7 +138,8 @@ impl Report {
 
     /// One JSON object.
     pub fn json(&self) -> Value {
-        let mut map: Map<String, Value> = self.rows.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
+        let mut map: Map<String, Value> =
+            self.rows.iter().map(|(name, value)| (name.to_string(), value.clone())).collect();
         map.insert("intact".to_string(), self.intact().into());
         map.insert("problems".to_string(), json!(self.problems));
         Value::Object(map)

@@ -25,7 +25,8 @@ fn run(arguments: &[&str]) -> (i32, Value) {
 
 fn websocket_fanout(gateway: &Gateway, extra: &[&str]) -> (i32, Value) {
     let url = format!("ws://{}/", gateway.clients);
-    let common = ["fanout", "--protocol", "websocket", "--url", &url, "-n", "8", "--seconds", "0.3", "--warmup-s", "0.1"];
+    let common =
+        ["fanout", "--protocol", "websocket", "--url", &url, "-n", "8", "--seconds", "0.3", "--warmup-s", "0.1"];
     run(&[&common[..], extra].concat())
 }
 
@@ -68,8 +69,25 @@ fn centrifuge_over_ingest_with_many_channels_and_several_workers() {
     let gateway = Gateway::start(Fault::None);
     let (url, ingest) = (format!("ws://{}/connection", gateway.clients), gateway.ingest.to_string());
     let (code, json) = run(&[
-        "fanout", "--url", &url, "--ingest", &ingest, "-n", "7", "-m", "5", "-s", "3", "--workers", "3", "--seconds", "0.3",
-        "--warmup-s", "0", "--rate", "300",
+        "fanout",
+        "--url",
+        &url,
+        "--ingest",
+        &ingest,
+        "-n",
+        "7",
+        "-m",
+        "5",
+        "-s",
+        "3",
+        "--workers",
+        "3",
+        "--seconds",
+        "0.3",
+        "--warmup-s",
+        "0",
+        "--rate",
+        "300",
     ]);
     assert_eq!(code, 0, "{json}");
     assert_eq!((&json["workers"], &json["publications"]), (&3.into(), &90.into()), "{json}");
@@ -92,8 +110,21 @@ fn connect_holds_and_answers_pings() {
 fn echo_is_checked_per_connection() {
     let gateway = Gateway::start(Fault::None);
     let url = format!("ws://{}/echo", gateway.clients);
-    let (code, json) =
-        run(&["echo", "--protocol", "websocket", "--url", &url, "-n", "3", "-k", "2", "--seconds", "0.3", "--warmup-s", "0.1"]);
+    let (code, json) = run(&[
+        "echo",
+        "--protocol",
+        "websocket",
+        "--url",
+        &url,
+        "-n",
+        "3",
+        "-k",
+        "2",
+        "--seconds",
+        "0.3",
+        "--warmup-s",
+        "0.1",
+    ]);
     assert_eq!(code, 0, "{json}");
     assert!(json["echoes"].as_u64().expect("a count") > 10, "{json}");
 }
@@ -102,10 +133,25 @@ fn echo_is_checked_per_connection() {
 fn ingest_counts_acknowledgements_and_respects_credit() {
     let gateway = Gateway::start(Fault::None);
     let ingest = gateway.ingest.to_string();
-    let (code, json) = run(&["ingest", "--ingest", &ingest, "-n", "2", "-m", "5", "--count", "10000", "--idempotency-keys"]);
+    let (code, json) =
+        run(&["ingest", "--ingest", &ingest, "-n", "2", "-m", "5", "--count", "10000", "--idempotency-keys"]);
     assert_eq!(code, 0, "{json}");
     assert_eq!(json["acknowledged"], 10_000, "{json}");
-    let (code, json) = run(&["ingest", "--ingest", &ingest, "-n", "1", "-m", "1", "--seconds", "0.3", "--rate", "1000", "--warmup-s", "0"]);
+    let (code, json) = run(&[
+        "ingest",
+        "--ingest",
+        &ingest,
+        "-n",
+        "1",
+        "-m",
+        "1",
+        "--seconds",
+        "0.3",
+        "--rate",
+        "1000",
+        "--warmup-s",
+        "0",
+    ]);
     assert_eq!(code, 0, "{json}");
     let acknowledged = json["acknowledged"].as_u64().expect("a count");
     assert!((200..=301).contains(&acknowledged), "{json}");

@@ -48,13 +48,25 @@ pub enum Phase {
         /// From where, for the log.
         peer: Option<IpAddr>,
     },
-    /// Our Close (or HTTP answer, or fatal frame) is queued.
-    Closing {
-        /// Nothing more is expected from the peer: close as soon as everything is written.
-        after_write: bool,
-    },
+    /// Our last bytes (a Close frame, an HTTP answer, a fatal frame) are queued or out.
+    Closing(Until),
     /// The driver has been told to close the socket.
     Gone,
+}
+
+/// What ends the wait of a closing connection, apart from its clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Everything is written: the peer has said its last word already.
+    Written,
+    /// The peer has answered our Close with its own (RFC 6455 §7.1.2).
+    PeerClose,
+    /// Everything is written; then the write side is shut and the wait goes on as `PeerEnd`. For peers that broke a
+    /// protocol: what they still send is not parsed, but read away, since closing a socket with unread bytes resets
+    /// the connection and can destroy our last words on their way.
+    WrittenThenPeerEnd,
+    /// The peer has ended its side.
+    PeerEnd,
 }
 
 impl Connection {

@@ -89,6 +89,11 @@ pub enum Action {
         /// Reset it (RST) instead of a FIN: the peer does not read or did not answer.
         reset: bool,
     },
+    /// Say FIN, and go on reading: everything wanted was written.
+    FinishWriting {
+        /// Which connection.
+        conn: ConnId,
+    },
     /// A rare fact for the log.
     Note(Note),
 }

@@ -455,6 +455,12 @@ impl ShardLoop {
                         self.close(conn);
                     }
                 }
+                Action::FinishWriting { conn } => {
+                    if let Some(socket) = self.places.socket(conn) {
+                        // Fails only if the peer has gone already, and then its end is on its way to us.
+                        let _ = socket.shutdown_write();
+                    }
+                }
                 Action::Note(note) => log_note(self.core, note),
             }
         }

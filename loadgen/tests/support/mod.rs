@@ -196,7 +196,8 @@ fn published(shared: &Shared, publish: &Publish<'_>) -> Ack {
         *offset
     };
     let data = String::from_utf8_lossy(publish.payload);
-    let push = format!("{{\"push\":{{\"channel\":\"{}\",\"pub\":{{\"data\":{data},\"offset\":{offset}}}}}}}", publish.channel);
+    let push =
+        format!("{{\"push\":{{\"channel\":\"{}\",\"pub\":{{\"data\":{data},\"offset\":{offset}}}}}}}", publish.channel);
     broadcast(shared, publish.channel, push.as_bytes());
     Ack { seq: publish.seq, offset, epoch: (1, 1), duplicate: false }
 }

@@ -11,7 +11,7 @@ use ringway_wire::frame::write_close;
 use ringway_wire::ingest::{IngestError, write_fatal};
 
 use super::{Shard, list};
-use crate::connection::{Connection, Phase};
+use crate::connection::{Connection, Phase, Until};
 use crate::frame::Frame;
 use crate::ids::{ConnId, CoreId, LocalChannelId};
 use crate::lane_message::{LaneMessage, LeaveRequest};
@@ -22,9 +22,18 @@ use crate::session::{Subscription, SubscriptionState};
 impl Shard {
     /// Ends a client's connection with a Close frame, and waits for the peer's.
     pub(super) fn close(&mut self, conn: ConnId, reason: CloseReason) {
+        self.close_until(conn, reason, Until::PeerClose);
+    }
+
+    /// Ends a connection whose frames cannot be read any more (RFC 6455 §7.1.7).
+    pub(super) fn fail(&mut self, conn: ConnId, reason: CloseReason) {
+        self.close_until(conn, reason, Until::WrittenThenPeerEnd);
+    }
+
+    fn close_until(&mut self, conn: ConnId, reason: CloseReason, until: Until) {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         match connection.phase {
-            Phase::Closing { .. } | Phase::Gone => return,
+            Phase::Closing(_) | Phase::Gone => return,
             Phase::Ingest { .. } => return self.fail_ingest(conn, IngestError::Shutdown),
             Phase::Upgrading { .. } => return self.end(conn, true),
             Phase::Client(_) | Phase::Echo => {}
@@ -35,13 +44,13 @@ impl Shard {
         self.frame.clear();
         write_close(&mut self.frame, reason.code(), reason.text());
         let frame = Frame::from_bytes(&self.frame);
-        self.finish(conn, frame, false);
+        self.finish(conn, frame, until);
     }
 
     /// The outbox reached its bound: what the peer did not read is dropped, it recovers from history.
     pub(super) fn overflow(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
-        if matches!(connection.phase, Phase::Closing { .. } | Phase::Gone) {
+        if matches!(connection.phase, Phase::Closing(_) | Phase::Gone) {
             return;
         }
         self.metrics.add(Metric::OutboxOverflows, 1);
@@ -63,14 +72,14 @@ impl Shard {
         self.finish_with(conn, Frame::from_bytes(&self.frame));
     }
 
-    /// The last bytes for a peer from which nothing more is expected.
+    /// The last bytes for a peer that is not listened to any more.
     pub(super) fn finish_with(&mut self, conn: ConnId, frame: Frame) {
-        self.finish(conn, frame, true);
+        self.finish(conn, frame, Until::WrittenThenPeerEnd);
     }
 
-    fn finish(&mut self, conn: ConnId, frame: Frame, after_write: bool) {
+    fn finish(&mut self, conn: ConnId, frame: Frame, until: Until) {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
-        connection.phase = Phase::Closing { after_write };
+        connection.phase = Phase::Closing(until);
         connection.partial = None;
         self.outboxes.push(&mut connection.outbox, frame);
         list(&mut self.to_write, conn.slot, connection);
@@ -81,8 +90,8 @@ impl Shard {
     pub(super) fn peer_closed(&mut self, conn: ConnId, code: Option<u16>) {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         match &mut connection.phase {
-            Phase::Closing { after_write } => {
-                *after_write = true;
+            Phase::Closing(until) => {
+                *until = Until::Written;
                 let written = connection.outbox.is_empty();
                 if written {
                     self.end(conn, false);
@@ -96,7 +105,7 @@ impl Shard {
                 // RFC 6455 §5.5.1: the answer usually repeats the code.
                 write_close(&mut self.frame, code.unwrap_or(CloseReason::Normal.code()), "");
                 let frame = Frame::from_bytes(&self.frame);
-                self.finish(conn, frame, true);
+                self.finish(conn, frame, Until::Written);
             }
         }
     }
@@ -114,7 +123,7 @@ impl Shard {
         let Some(connection) = self.connections.get(conn.slot, conn.generation) else { return };
         match connection.phase {
             Phase::Gone => return,
-            Phase::Closing { .. } => {}
+            Phase::Closing(_) => {}
             Phase::Upgrading { .. } | Phase::Client(_) | Phase::Echo | Phase::Ingest { .. } => {
                 self.metrics.add(who, 1);
                 self.leave_all(conn);
@@ -155,8 +164,17 @@ impl Shard {
         } else if !connection.outbox.is_empty() {
             // More than fits one write waits.
             list(&mut self.to_write, conn.slot, connection);
-        } else if matches!(connection.phase, Phase::Closing { after_write: true }) {
-            self.end(conn, false);
+        }
+        if !all || !connection.outbox.is_empty() {
+            return;
+        }
+        match &mut connection.phase {
+            Phase::Closing(Until::Written) => self.end(conn, false),
+            Phase::Closing(until @ Until::WrittenThenPeerEnd) => {
+                *until = Until::PeerEnd;
+                self.actions.push(Action::FinishWriting { conn });
+            }
+            _ => {}
         }
     }
 
@@ -186,7 +204,7 @@ impl Shard {
     pub(super) fn is_closing(&self, conn: ConnId) -> bool {
         self.connections
             .get(conn.slot, conn.generation)
-            .is_none_or(|connection| matches!(connection.phase, Phase::Closing { .. } | Phase::Gone))
+            .is_none_or(|connection| matches!(connection.phase, Phase::Closing(_) | Phase::Gone))
     }
 
     /// Ends all subscriptions of a client, and counts it out.

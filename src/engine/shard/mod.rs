@@ -157,7 +157,7 @@ impl Shard {
                 (session.in_flight as u32) < self.options.limits.requests_in_flight_per_connection_max
             }
             Phase::Gone => false,
-            Phase::Upgrading { .. } | Phase::Echo | Phase::Ingest { .. } | Phase::Closing { .. } => true,
+            Phase::Upgrading { .. } | Phase::Echo | Phase::Ingest { .. } | Phase::Closing(_) => true,
         }
     }
 

@@ -13,7 +13,7 @@ use ringway_wire::message::{self, Event, Fragments, MessageKind};
 use ringway_wire::upgrade::{self, UpgradeRefusal};
 
 use super::Shard;
-use crate::connection::{Connection, Phase};
+use crate::connection::{Connection, Phase, Until};
 use crate::frame::Frame;
 use crate::handshake::{self, Purpose};
 use crate::ids::ConnId;
@@ -88,8 +88,8 @@ impl Shard {
             Some(Phase::Echo) => Reader::Echo,
             Some(Phase::Ingest { .. }) => Reader::Ingest,
             // The peer's answer to our Close is read as frames, so that its Close ends the wait.
-            Some(Phase::Closing { after_write: false }) => Reader::Client,
-            Some(Phase::Closing { after_write: true } | Phase::Gone) | None => Reader::Discard,
+            Some(Phase::Closing(Until::PeerClose)) => Reader::Client,
+            Some(Phase::Closing(_) | Phase::Gone) | None => Reader::Discard,
         }
     }
 
@@ -147,7 +147,7 @@ impl Shard {
         let step = match message::step(fragments, bytes, &self.message_limits) {
             Ok(step) => step,
             Err(error) => {
-                self.close(conn, error.close_reason());
+                self.fail(conn, error.close_reason());
                 return bytes.len();
             }
         };

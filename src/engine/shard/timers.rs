@@ -116,7 +116,7 @@ fn meaning(connection: &Connection) -> Due {
         Phase::Ingest { session, .. } if !session.ready => Due::Hello,
         Phase::Ingest { session, .. } if session.awaiting_pong => Due::BackendSilent,
         Phase::Ingest { .. } => Due::PingBackend,
-        Phase::Closing { .. } => Due::CloseAnswer,
+        Phase::Closing(_) => Due::CloseAnswer,
         Phase::Echo | Phase::Gone => Due::Nothing,
     }
 }

@@ -10,7 +10,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::fields::{Empty, WriteFields};
-use super::json_scan::{Scan, plain_len};
+use super::json_scan::Scan;
+use super::json_string::plain_len;
 
 /// Containers that may stand inside each other in a payload or an unknown field.
 pub const DEPTH_MAX: u32 = 128;

@@ -5,20 +5,24 @@
 //!
 //! | file | what |
 //! |---|---|
-//! | `command` | commands of clients: types, batches, which field goes where |
+//! | `command` | commands of clients: types, batches |
+//! | `decode` | which field of a command goes where |
 //! | `reply` | replies and pushes: types, field numbers and names |
 //! | `push` | the publication push, the one reply that is encoded per publication |
 //! | `fields` | what both forms can read and write; each message is described once over it |
 //! | `json` | JSON texts: check, strings, field writer |
 //! | `json_scan` | JSON reader: one pass, no tree |
+//! | `json_string` | plain part and escapes of JSON strings |
 //! | `protobuf` | protobuf reader, writer and size |
 //!
 //! Invariants: no allocation whose size is a number from the wire; recursion is bounded by the messages described
 //! here, and the depth of foreign JSON by [`json::DEPTH_MAX`].
 pub mod command;
+mod decode;
 mod fields;
 pub mod json;
 mod json_scan;
+mod json_string;
 pub mod protobuf;
 mod push;
 pub mod reply;
