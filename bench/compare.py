@@ -21,6 +21,7 @@ import signal
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 
@@ -32,7 +33,7 @@ RUN_S = 300  # longest run of the load generator
 
 def programs():
     target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-    return target / os.environ.get("RINGWAY_PROFILE", "release")
+    return target / os.environ.get("BENCH_PROFILE", "release")
 
 
 def server_command(name, outstanding):
@@ -78,13 +79,15 @@ def own_and_server_ticks(pid):
 def run(name, scenario, outstanding):
     """One run: the load generator's JSON, with how much of the machine others used meanwhile."""
     command = ["taskset", "-c", str(scenario["server_core"])] + [str(part) for part in server_command(name, outstanding)]
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    errors = tempfile.TemporaryFile("w+")
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
     try:
         signal.alarm(READY_S)
         ready = next((line for line in server.stdout if " ready " in line), None)
         signal.alarm(0)
         if ready is None:
-            sys.exit(f"{name}: ended before it was ready")
+            errors.seek(0)
+            sys.exit(f"{name}: ended before it was ready\n{errors.read()}")
         # taskset becomes the server, so its pid is the server's.
         pid = server.pid
         load = [programs() / "ringway-loadgen", "fanout", "--json", "--label", name, "--cpu", scenario["loadgen_core"],
@@ -134,7 +137,7 @@ def facts(scenario, arguments):
         "cores": os.cpu_count(),
         "memory_mib": int(memory.group(1)) // 1024 if memory else 0,
         "congestion_control": " ".join(setting("net/ipv4/tcp_congestion_control")),
-        "profile": os.environ.get("RINGWAY_PROFILE", "release"),
+        "profile": os.environ.get("BENCH_PROFILE", "release"),
         "priority_raised": arguments.raised,
         "repeats": arguments.repeats,
         "versions": versions,

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Builds what the fan-out comparison needs, installs the peers, and runs it; arguments go to bench/compare.py.
-# RINGWAY_PROFILE=fast builds quicker; CARGO_TARGET_DIR is respected.
+# BENCH_PROFILE=fast builds quicker; CARGO_TARGET_DIR is respected.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-profile="${RINGWAY_PROFILE:-release}"
+profile="${BENCH_PROFILE:-release}"
 packages=(-p ringway-loadgen -p ringway-floor)
 servers="ringway,floor,bun"
 arguments=("$@")
@@ -14,10 +14,10 @@ for ((i = 0; i < ${#arguments[@]}; i++)); do
   esac
 done
 [[ ",$servers," == *,ringway* ]] && packages+=(-p ringway)
-RINGWAY_PROFILE="$profile" cargo build --profile "$profile" "${packages[@]}"
+BENCH_PROFILE="$profile" cargo build --profile "$profile" "${packages[@]}"
 for peer in bun ws; do
   if [[ ",$servers," == *",$peer,"* && ! -d "bench/peers/$peer/node_modules/$peer" ]]; then
     npm install --prefix "bench/peers/$peer" --no-package-lock --no-audit --no-fund --loglevel=error
   fi
 done
-RINGWAY_PROFILE="$profile" exec python3 bench/compare.py "$@"
+BENCH_PROFILE="$profile" exec python3 bench/compare.py "$@"

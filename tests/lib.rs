@@ -35,6 +35,19 @@ use std::time::Duration;
 /// How long a test waits for something that should come at once; long enough for a busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Waits until a number that lags behind, such as a metric, is the expected one.
+pub fn eventually_is(what: &str, expected: u64, mut number: impl FnMut() -> u64) {
+    let end = std::time::Instant::now() + PATIENCE;
+    loop {
+        let now = number();
+        if now == expected {
+            return;
+        }
+        assert!(std::time::Instant::now() < end, "{what}: {now} after {PATIENCE:?}, not {expected}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// Waits until `condition` holds, and fails the test with `what` when it does not within [`PATIENCE`].
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
     let end = std::time::Instant::now() + PATIENCE;

@@ -84,8 +84,8 @@ fn loom_one_producer_never_loses_a_wake() {
 
 #[test]
 fn loom_two_producers_never_lose_a_wake() {
-    // All schedules of three threads take hours; those with few forced switches hold the known ways to break the protocol:
-    // without either fence, or with plain stores in the flag, this test fails within a second.
+    // All schedules of three threads take too long for a test. Those with three forced switches hold the known ways to
+    // break the protocol: without either fence, or with plain stores in the flag, this test fails within a second.
     check(2, 1, Some(3));
 }
 

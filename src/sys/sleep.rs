@@ -43,7 +43,7 @@ impl SleepFlag {
 
     /// Consumer: announces the sleep, then asks `has_work` once more; if there is work, takes the announcement back.
     pub(crate) fn prepare(&self, has_work: impl FnOnce() -> bool) -> Prepared {
-        self.asleep.store(true, Ordering::Relaxed);
+        self.asleep.swap(true, Ordering::Relaxed);
         // Pairs with the fence in `take_wake`: orders the announcement before the look for work.
         fence(Ordering::SeqCst);
         if !has_work() {
@@ -63,6 +63,6 @@ impl SleepFlag {
 
     /// Consumer: no longer sleeping.
     pub(crate) fn clear(&self) {
-        self.asleep.store(false, Ordering::Relaxed);
+        self.asleep.swap(false, Ordering::Relaxed);
     }
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use ringway_tests::client::{Body, Message};
-use ringway_tests::{Backend, Client, Encoding, Server, eventually, http};
+use ringway_tests::{Backend, Client, Encoding, Server, eventually_is, http};
 use serde_json::json;
 
 #[test]
@@ -65,7 +65,7 @@ fn ingest_publications_arrive_in_order() {
         assert_eq!((ack.offset, ack.duplicate), (n, false));
         assert_eq!(ack.epoch.to_string(), epoch);
     }
-    assert_eq!(server.metrics().sum("ringway_ingest_publishes_total", &[]), COUNT);
+    eventually_is("publishes", COUNT, || server.metrics().sum("ringway_ingest_publishes_total", &[]));
 }
 
 #[test]
@@ -139,8 +139,9 @@ fn health_ready_metrics_and_the_api_key() {
     for key in [None, Some("wrong"), Some("")] {
         assert_eq!(http::post_json(server.control, "/api/publish", key, body).status, 401, "key {key:?}");
     }
-    let _one = Client::connect(&server);
-    eventually("an open connection in /metrics", || server.metrics().sum("ringway_connections_open", &[]) == 1);
-    drop(_one);
-    eventually("no open connection in /metrics", || server.metrics().sum("ringway_connections_open", &[]) == 0);
+    let open = || server.metrics().sum("ringway_connections_open", &[]);
+    let one = Client::connect(&server);
+    eventually_is("open connections", 1, open);
+    drop(one);
+    eventually_is("open connections", 0, open);
 }

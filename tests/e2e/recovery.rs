@@ -94,7 +94,7 @@ fn a_restart_changes_the_epoch() {
     let mut server = Server::start(&[]);
     publish(&server, "again", 5);
     let epoch = Client::connect(&server).subscribe("again").epoch;
-    server.restart(&[]);
+    server.restart();
     publish(&server, "again", 5);
     let mut client = Client::connect(&server);
     // The same offset exists again, but it names another publication.

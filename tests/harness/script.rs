@@ -56,7 +56,7 @@ impl Script {
     pub fn run(server: &mut Server, words: &[&str], within: Duration) -> String {
         let mut script = Script::start(server, words);
         script.serve(within, |request| match request {
-            "@restart" => server.restart(&[]),
+            "@restart" => server.restart(),
             other => panic!("an unknown request: {other}"),
         });
         script.said.clone()

@@ -23,6 +23,8 @@ pub const DEV_KEY: &str = "dev";
 pub struct Server {
     child: Child,
     stderr: Arc<Mutex<String>>,
+    /// Arguments behind those that every test server has; a restart uses them again.
+    more: Vec<String>,
     /// Where clients connect.
     pub client: SocketAddr,
     /// The HTTP control port.
@@ -45,8 +47,8 @@ pub struct Failure {
 }
 
 impl Server {
-    /// Starts `ringway --dev` on three free loopback ports, with `args` behind.
-    pub fn start(args: &[&str]) -> Server {
+    /// Starts `ringway --dev` on three free loopback ports, with `more` behind.
+    pub fn start(more: &[&str]) -> Server {
         let mut all = vec!["--dev"];
         for key in ["client", "control", "ingest"] {
             all.push("--set");
@@ -56,8 +58,10 @@ impl Server {
                 _ => "ingest.listen=127.0.0.1:0",
             });
         }
-        all.extend_from_slice(args);
-        Self::spawn(&all).unwrap_or_else(|failure| panic!("ringway did not start: {failure:#?}"))
+        all.extend_from_slice(more);
+        let mut server = Self::spawn(&all).unwrap_or_else(|failure| panic!("ringway did not start: {failure:#?}"));
+        server.more = more.iter().map(|&word| word.to_owned()).collect();
+        server
     }
 
     /// Starts `ringway` with exactly `args` and waits for its ready line.
@@ -87,7 +91,7 @@ impl Server {
         while let Ok(line) = lines.recv_timeout(end.saturating_duration_since(Instant::now())) {
             if let Some((client, control, ingest, pid)) = parse_ready(&line) {
                 assert_eq!(pid, child.id(), "the ready line names another process");
-                return Ok(Server { pid, child, stderr, client, control, ingest });
+                return Ok(Server { pid, child, stderr, more: Vec::new(), client, control, ingest });
             }
             seen.push_str(&line);
             seen.push('\n');
@@ -102,7 +106,7 @@ impl Server {
     }
 
     /// Ends this server with SIGTERM and starts another on the same addresses: what clients see as a restart.
-    pub fn restart(&mut self, args: &[&str]) {
+    pub fn restart(&mut self) {
         let status = self.terminate();
         assert!(status.success(), "restart: the old process ended with {status}\n{}", self.stderr());
         let settings = [
@@ -114,8 +118,10 @@ impl Server {
         for setting in &settings {
             all.extend_from_slice(&["--set", setting]);
         }
-        all.extend_from_slice(args);
+        let more = std::mem::take(&mut self.more);
+        all.extend(more.iter().map(String::as_str));
         *self = Self::spawn(&all).unwrap_or_else(|failure| panic!("ringway did not restart: {failure:#?}"));
+        self.more = more;
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -202,7 +208,8 @@ impl Metrics {
         hits.map(|(_, value)| *value as u64).sum()
     }
 
-    /// Connections ended for a reason of the close table, by its metric label.
+    /// Connections ended for a reason of the close table, by its metric label. The page lags behind a little, as each
+    /// shard publishes its numbers now and then: wait for a number with [`crate::eventually`].
     pub fn closes(&self, reason: &str) -> u64 {
         self.sum("ringway_closes_total", &[&format!("reason=\"{reason}\"")])
     }

@@ -36,7 +36,7 @@ impl Shard {
                 self.close(conn, reason);
             }
             Decision::Welcome => self.welcome(conn, form, id),
-            Decision::AnswerPing => ReplyWriter::new(form, &mut self.replies).ping_result(id),
+            Decision::AnswerPing => ReplyWriter::resume(form, &mut self.replies).ping_result(id),
             Decision::Subscribe(decision) => self.ask_owner(conn, form, id, &decision),
             Decision::Unsubscribe { channel } => self.unsubscribe(conn, form, id, channel),
             Decision::Publish { channel, data } => self.publish(conn, form, id, channel, data),
@@ -45,7 +45,7 @@ impl Shard {
 
     pub(super) fn refuse(&mut self, form: Form, id: u32, error: ClientError) {
         self.metrics.add(Metric::CommandErrors, 1);
-        ReplyWriter::new(form, &mut self.replies).error(id, error);
+        ReplyWriter::resume(form, &mut self.replies).error(id, error);
     }
 
     fn welcome(&mut self, conn: ConnId, form: Form, id: u32) {
@@ -64,7 +64,7 @@ impl Shard {
             self.timers.arm(conn.slot, self.now_ms + first_ms);
         }
         self.metrics.add(Metric::SessionsConnected, 1);
-        ReplyWriter::new(form, &mut self.replies).connect(
+        ReplyWriter::resume(form, &mut self.replies).connect(
             id,
             &ConnectResult {
                 client: client_id(self.options.boot, self.options.core, conn).as_ref(),
@@ -122,7 +122,7 @@ impl Shard {
         };
         let index = local.and_then(|local| session.subscription(local));
         // Without a subscription the answer is the same: the client is not subscribed.
-        let Some(index) = index else { return ReplyWriter::new(form, &mut self.replies).unsubscribe(id) };
+        let Some(index) = index else { return ReplyWriter::resume(form, &mut self.replies).unsubscribe(id) };
         if let SubscriptionState::Asked { unsubscribe, .. } = &mut session.subscriptions[index].state {
             // Answered in order, behind the subscribe.
             *unsubscribe = Some(id);
@@ -130,7 +130,7 @@ impl Shard {
         }
         let subscription = session.subscriptions.swap_remove(index);
         self.leave(conn, &subscription);
-        ReplyWriter::new(form, &mut self.replies).unsubscribe(id);
+        ReplyWriter::resume(form, &mut self.replies).unsubscribe(id);
     }
 
     fn publish(&mut self, conn: ConnId, form: Form, id: u32, channel: &str, data: &[u8]) {

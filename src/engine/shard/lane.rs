@@ -73,7 +73,7 @@ impl Shard {
         session.in_flight -= 1;
         let form = session.form;
         match error {
-            None => ReplyWriter::new(form, &mut self.replies).publish(command),
+            None => ReplyWriter::resume(form, &mut self.replies).publish(command),
             Some(error) => self.refuse(form, command, client_error(error)),
         }
         self.send_replies(conn, form);
@@ -135,7 +135,7 @@ impl Shard {
             self.metrics.add(Metric::SubscribesRefused, 1);
         }
         if let Some(unsubscribe) = unsubscribe {
-            ReplyWriter::new(form, &mut self.replies).unsubscribe(unsubscribe);
+            ReplyWriter::resume(form, &mut self.replies).unsubscribe(unsubscribe);
         } else if joined {
             let index = self.fanouts.join(subscription.local, form, conn.slot);
             self.metrics.add(Metric::SubscriptionsOpen, 1);
@@ -180,7 +180,7 @@ impl Shard {
             ..SubscribeResult::default()
         };
         let publications = missed.iter().map(|publication| publication.view());
-        ReplyWriter::new(form, &mut self.replies).subscribe(command, &result, publications);
+        ReplyWriter::resume(form, &mut self.replies).subscribe(command, &result, publications);
     }
 
     /// Publications from `from` were dropped: whoever follows a channel of that core is told to come back and
@@ -229,7 +229,7 @@ impl Shard {
         session.in_flight -= asked as u16;
         self.metrics.sub(Metric::SubscriptionsOpen, (ended.len() - asked) as u64);
         for (name, state) in &ended {
-            let mut writer = ReplyWriter::new(form, &mut self.replies);
+            let mut writer = ReplyWriter::resume(form, &mut self.replies);
             match state {
                 SubscriptionState::Joined { .. } => {
                     let (code, reason) = INSUFFICIENT_STATE;

@@ -247,6 +247,11 @@ impl<'a> ReplyWriter<'a> {
         ReplyWriter { form, out, start }
     }
 
+    /// Goes on with the WebSocket message that `out` holds from its first byte.
+    pub fn resume(form: Form, out: &'a mut Vec<u8>) -> Self {
+        ReplyWriter { form, out, start: 0 }
+    }
+
     /// Whether nothing was written yet.
     pub fn is_empty(&self) -> bool {
         self.out.len() == self.start
