@@ -10,6 +10,7 @@ use std::cell::Cell;
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static ALLOCATED_BYTES: Cell<u64> = const { Cell::new(0) };
+    static DEALLOCATIONS: Cell<u64> = const { Cell::new(0) };
 }
 
 /// A global allocator that counts per thread and otherwise is the allocator inside.
@@ -25,6 +26,11 @@ impl<A> CountingAllocator<A> {
 /// Allocations (including reallocations) by the calling thread so far; 0 if no [`CountingAllocator`] is installed.
 pub fn thread_allocations() -> u64 {
     ALLOCATIONS.get()
+}
+
+/// Frees by the calling thread so far, of memory that any thread allocated; 0 if no [`CountingAllocator`] is installed.
+pub fn thread_deallocations() -> u64 {
+    DEALLOCATIONS.get()
 }
 
 /// Bytes asked for by the calling thread so far (never reduced by frees); 0 if no [`CountingAllocator`] is installed.
@@ -49,6 +55,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        DEALLOCATIONS.set(DEALLOCATIONS.get().wrapping_add(1));
         // SAFETY: needed to reach the inner allocator. Sound: `pointer` came from it, through this wrapper, with `layout`.
         unsafe { self.0.dealloc(pointer, layout) }
     }
