@@ -28,8 +28,7 @@
 //! intended time of a publication, so a stalled server cannot hide its stall; a run with a gap, a duplicate or a
 //! message out of order ends with a failure unless `--lossy` is given.
 #![forbid(unsafe_code)]
-// The house rule against direct clock and thread calls guards the gateway's testability; a load generator is all clock.
-#![allow(clippy::disallowed_methods)]
+#![allow(clippy::disallowed_methods, reason = "a load generator is all clock and threads")]
 
 pub mod checker;
 pub mod coordinator;

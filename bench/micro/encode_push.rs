@@ -12,7 +12,8 @@ use ringway_wire::centrifuge::Form;
 fn main() {
     let mut bench = Bench::from_command_line("encode_push");
     let (json, protobuf) = (FormSet::default().with(Form::Json), FormSet::default().with(Form::Protobuf));
-    let cases = [("json", json), ("protobuf", protobuf), ("both", json.union(protobuf)), ("no form", FormSet::default())];
+    let cases =
+        [("json", json), ("protobuf", protobuf), ("both", json.union(protobuf)), ("no form", FormSet::default())];
     for (name, forms) in cases {
         for bytes in [16, 128, 1024] {
             let payload = json_payload(bytes);

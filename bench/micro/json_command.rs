@@ -13,7 +13,8 @@ use ringway_wire::centrifuge::json;
 fn main() {
     let mut bench = Bench::from_command_line("json_command");
     let publish = publish_json(128);
-    let subscribe = br#"{"id":2,"subscribe":{"channel":"news:sports","recover":true,"epoch":"1a2b3c4d.7","offset":1234}}"#;
+    let subscribe =
+        br#"{"id":2,"subscribe":{"channel":"news:sports","recover":true,"epoch":"1a2b3c4d.7","offset":1234}}"#;
     let connect = br#"{"id":1,"connect":{"token":"","name":"js","version":"5.3.4"}}"#;
     decode(&mut bench, "json pong {}", Form::Json, 1, b"{}");
     decode(&mut bench, "json connect", Form::Json, 1, connect);

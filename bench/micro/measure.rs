@@ -176,7 +176,13 @@ pub fn counted(round: &mut dyn FnMut()) {
 
 /// Four significant digits, thousands apart.
 fn number(value: f64) -> String {
-    let decimals = if value >= 1000.0 { 0 } else if value >= 100.0 { 1 } else { 2 };
+    let decimals = if value >= 1000.0 {
+        0
+    } else if value >= 100.0 {
+        1
+    } else {
+        2
+    };
     let text = format!("{value:.decimals$}");
     let (whole, fraction) = text.split_once('.').map_or((text.as_str(), None), |(w, f)| (w, Some(f)));
     let mut out = String::new();
@@ -199,7 +205,10 @@ mod tests {
 
     #[test]
     fn numbers_are_readable() {
-        assert_eq!([0.256, 12.345, 345.67, 1234.5, 1_234_567.0].map(number), ["0.26", "12.35", "345.7", "1,234", "1,234,567"]);
+        assert_eq!(
+            [0.256, 12.345, 345.67, 1234.5, 1_234_567.0].map(number),
+            ["0.26", "12.35", "345.7", "1,234", "1,234,567"]
+        );
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Claims: each scenario completes and counts every delivery; a lost, doubled or late delivery ends with exit code 2;
 //! pings are answered; several workers add up to one result.
-#![allow(clippy::disallowed_methods)] // a test server is threads, and nothing else
+#![allow(clippy::disallowed_methods, reason = "a test server is threads, and nothing else")]
 
 mod support;
 

@@ -2,6 +2,8 @@
 //!
 //! In: arguments, environment, a configuration file. Out: an exit code (`cli.rs` lists them).
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use ringway::cli::{Cli, Todo, exit_code};

@@ -44,16 +44,10 @@ close_table! {
     MessageTooBig = 1009, "message too big", "message_too_big";
     /// The node is draining or stopping; the client reconnects and recovers.
     Shutdown = 3001, "shutdown", "shutdown";
-    /// Something failed on our side.
-    InternalError = 3004, "internal server error", "internal_error";
     /// The client read slower than its messages came and its outbox reached `outbox_bytes_max`.
     Slow = 3008, "slow", "slow";
-    /// Publications for this connection were lost between cores; it reconnects and recovers from history.
-    InsufficientState = 3010, "insufficient state", "insufficient_state";
     /// No pong (or other byte) within `pong_timeout_ms` after a ping: a dead or half-open peer.
     NoPong = 3012, "no pong", "no_pong";
-    /// The node is over a limit; the client comes back later.
-    TooManyRequests = 3013, "too many requests", "too_many_requests";
     /// The connection did not send its connect command within `connect_timeout_ms`; may be our own overload, so not
     /// the terminal 3502.
     ConnectTimeout = 4000, "connect timeout", "connect_timeout";
@@ -94,11 +88,8 @@ mod tests {
     fn overload_is_never_terminal() {
         for reason in [
             CloseReason::Slow,
-            CloseReason::TooManyRequests,
             CloseReason::ConnectTimeout,
             CloseReason::Shutdown,
-            CloseReason::InternalError,
-            CloseReason::InsufficientState,
             CloseReason::NoPong,
         ] {
             assert!(reason.reconnects(), "{reason:?}");

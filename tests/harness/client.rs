@@ -210,10 +210,7 @@ impl Client {
 
     /// A command as bytes, in Protobuf with its length in front.
     pub fn command(&self, id: u32, name: &str, parameters: &[(&str, &str)], options: &SubscribeOptions<'_>) -> Vec<u8> {
-        match self.encoding {
-            Encoding::Json => json_command(id, name, parameters, options),
-            Encoding::Protobuf => protobuf_command(id, name, parameters, options),
-        }
+        encode_command(self.encoding, id, name, parameters, options)
     }
 
     /// Sends a command and waits for its answer; what is pushed meanwhile is kept.
@@ -340,21 +337,7 @@ impl Client {
 
     fn take(&mut self, payload: &[u8]) {
         let first = self.arrived.len();
-        match self.encoding {
-            Encoding::Json => {
-                let text = std::str::from_utf8(payload).expect("a text frame is UTF-8");
-                let lines = text.lines().filter(|line| !line.is_empty());
-                self.arrived.extend(lines.map(|line| {
-                    json_message(&serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}")))
-                }));
-            }
-            Encoding::Protobuf => {
-                let mut rest = payload;
-                while !rest.is_empty() {
-                    self.arrived.push_back(protobuf_message(pb::read_bytes(&mut rest)));
-                }
-            }
-        }
+        self.arrived.extend(decode_messages(self.encoding, payload));
         let pings = self.arrived.iter().skip(first).filter(|message| **message == Message::Ping).count();
         self.pings += pings as u32;
         for _ in 0..pings {
@@ -362,6 +345,39 @@ impl Client {
                 let pong: &[u8] = if self.encoding == Encoding::Json { b"{}" } else { b"\0" };
                 self.send_message(pong);
             }
+        }
+    }
+}
+
+/// A command as bytes, in Protobuf with its length in front.
+pub fn encode_command(
+    encoding: Encoding,
+    id: u32,
+    name: &str,
+    parameters: &[(&str, &str)],
+    options: &SubscribeOptions<'_>,
+) -> Vec<u8> {
+    match encoding {
+        Encoding::Json => json_command(id, name, parameters, options),
+        Encoding::Protobuf => protobuf_command(id, name, parameters, options),
+    }
+}
+
+/// The messages of one frame, in order.
+pub fn decode_messages(encoding: Encoding, payload: &[u8]) -> Vec<Message> {
+    match encoding {
+        Encoding::Json => {
+            let text = std::str::from_utf8(payload).expect("a text frame is UTF-8");
+            let lines = text.lines().filter(|line| !line.is_empty());
+            let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+            lines.map(|line| json_message(&parse(line))).collect()
+        }
+        Encoding::Protobuf => {
+            let (mut rest, mut messages) = (payload, Vec::new());
+            while !rest.is_empty() {
+                messages.push(protobuf_message(pb::read_bytes(&mut rest)));
+            }
+            messages
         }
     }
 }

@@ -7,7 +7,7 @@ use alloc::boxed::Box;
 use core::fmt::Write;
 
 use ringway_wire::centrifuge::Form;
-use ringway_wire::centrifuge::command::Command;
+use ringway_wire::centrifuge::command::{Command, Request};
 use ringway_wire::centrifuge::json;
 use ringway_wire::centrifuge::reply::{ClientError, ConnectResult, ReplyWriter};
 use ringway_wire::ingest::PayloadKind;
@@ -30,7 +30,14 @@ impl Shard {
         let id = command.id;
         match session.decide(command, &self.options) {
             Decision::Ignore => {}
-            Decision::Refuse(error) => self.refuse(form, id, error),
+            Decision::Refuse(error) => {
+                match command.request {
+                    Request::Subscribe(_) => self.metrics.add(Metric::SubscribesRefused, 1),
+                    Request::Publish { .. } => self.metrics.add(Metric::PublicationsRefused, 1),
+                    _ => {}
+                }
+                self.refuse(form, id, error);
+            }
             Decision::Close(reason) => {
                 self.send_replies(conn, form);
                 self.close(conn, reason);

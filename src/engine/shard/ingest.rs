@@ -73,8 +73,10 @@ impl Shard {
         };
         let peer = *peer;
         if let Err(error) = session.hello(hello, &self.options.access.ingest_tokens) {
-            self.metrics.add(Metric::IngestAuthFailures, 1);
-            self.note(Note::IngestRefused { peer });
+            if matches!(error, IngestError::BadToken | IngestError::VersionUnsupported) {
+                self.metrics.add(Metric::IngestAuthFailures, 1);
+                self.note(Note::IngestRefused { peer });
+            }
             return Err(error);
         }
         self.frame.clear();

@@ -1,4 +1,4 @@
-//! Fuzz target: see `fuzz_bodies/json_command.rs`.
+//! libFuzzer target: commands of a client in JSON, one WebSocket message. The body is shared with the replay test.
 #![no_main]
 #[path = "../../fuzz_bodies/json_command.rs"]
 mod body;

@@ -1,4 +1,4 @@
-//! Fuzz target: see `fuzz_bodies/protobuf_command.rs`.
+//! libFuzzer target: commands of a client in Protobuf, one WebSocket message. The body is shared with the replay test.
 #![no_main]
 #[path = "../../fuzz_bodies/protobuf_command.rs"]
 mod body;
