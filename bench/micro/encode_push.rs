@@ -4,10 +4,15 @@
 
 use std::hint::black_box;
 
+use mimalloc::MiMalloc;
 use ringway_bench::micro::measure::Bench;
 use ringway_bench::micro::node::json_payload;
 use ringway_engine::publication::{FormSet, Publication, Scratch};
 use ringway_wire::centrifuge::Form;
+
+/// As in the `ringway` binary.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() {
     let mut bench = Bench::from_command_line("encode_push");

@@ -3,9 +3,14 @@
 //! In: nothing. Out: nanoseconds per delivery, whole and by stage. Several publications that wait together are joined into
 //! one write per subscriber; those cases divide by deliveries too.
 
+use mimalloc::MiMalloc;
 use ringway_bench::micro::measure::{Bench, RUNS};
 use ringway_bench::micro::node::Node;
 use ringway_wire::centrifuge::Form;
+
+/// As in the `ringway` binary.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Publications per run of the stages.
 const ROUNDS: u32 = 40;

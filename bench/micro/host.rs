@@ -18,6 +18,7 @@ use std::time::Duration;
 use ringway::clock;
 use ringway::config::SendMode;
 use ringway::control::MetricsHub;
+use ringway::log;
 use ringway::shard_loop::{ShardLoop, ShardParts, Shared};
 use ringway_engine::ids::CoreId;
 use ringway_engine::metrics::Metric;
@@ -76,6 +77,7 @@ impl Host {
     pub fn start(subscribers: u32, form: Form, payload_bytes: usize, send_mode: SendMode) -> Host {
         assert!(!TAKEN.swap(true, Ordering::AcqRel), "one host at a time");
         sys_thread::raise_open_file_limit();
+        log::set_level(log::Level::Warn);
         let shared = Arc::new(Shared {
             inboxes: (0..2).map(|_| Inbox::new(64, 2).expect("an eventfd")).collect(),
             metrics: MetricsHub::new(1),
@@ -141,17 +143,19 @@ fn open_shard(shared: Arc<Shared>, send_mode: SendMode) -> (ShardLoop, (SocketAd
     sys_thread::unshare_file_table().expect("a file table");
     let ring = Ring::new(&RingOptions::default()).unwrap_or_else(|missing| panic!("{missing}"));
     let listen = |buffer_bytes| {
-        let options = ListenOptions {
+        let mut options = ListenOptions {
             address: SocketAddr::from(([127, 0, 0, 1], 0)),
             backlog: 4096,
             reuse_port: false,
             send_buffer_bytes: buffer_bytes,
             receive_buffer_bytes: buffer_bytes,
         };
-        Listener::bind(&options).expect("a port")
+        let listener = Listener::bind(&options).expect("a port");
+        options.address = listener.local_addr();
+        (options, listener)
     };
     let (clients, backends) = (listen(16 * 1024), listen(0));
-    let addresses = (clients.local_addr(), backends.local_addr());
+    let addresses = (clients.0.address, backends.0.address);
     let options = node::options(utf8_that_reports);
     let parts = ShardParts {
         core: CoreId(0),

@@ -8,11 +8,16 @@ use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Barrier};
 
+use mimalloc::MiMalloc;
 use ringway_bench::micro::measure::{Bench, RUNS};
 use ringway_engine::ids::{CoreId, Epoch};
 use ringway_engine::lane_message::{Batch, LaneMessage, Origin, Position, PublishAnswer};
 use ringway_sys::thread::{allowed_cores, monotonic_ns, pin_to_core, spawn_named};
 use ringway_sys::{Inbox, Op, Ring, RingOptions, Token, Wait};
+
+/// As in the `ringway` binary.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// Places in either queue.
 const CAPACITY: usize = 1024;

@@ -25,10 +25,12 @@ use crate::namespace::NamespaceId;
 use crate::publication::Publication;
 use crate::slots::Slots;
 
-/// Bytes of frames joined into one for a whole fan-out.
+/// Bytes of frames joined into one for a whole fan-out; less where outboxes are small.
 const JOINED_BYTES_MAX: usize = 32 * 1024;
 /// Publications of one channel that one fan-out carries.
 const JOINED_PUBLICATIONS_MAX: usize = 64;
+/// Vacant places that a busy channel's list may have before it is tidied between two fan-outs.
+const VACANT_MAX: usize = if cfg!(test) { 2 } else { 64 };
 /// Marks a place in a list whose subscriber has left.
 const VACANT: u32 = u32::MAX;
 
@@ -40,6 +42,9 @@ pub struct Fanouts {
     /// Channels with something waiting, each once, in the order in which they began to wait.
     active: VecDeque<LocalChannelId>,
     joined: Vec<u8>,
+    joined_bytes_max: usize,
+    /// Bytes of publications that wait, or are being handed out.
+    backlog_bytes: usize,
 }
 
 /// A channel on this core.
@@ -54,6 +59,8 @@ pub struct Channel {
     unanswered: u32,
     waiting: VecDeque<Waiting>,
     run: Option<Run>,
+    /// Bytes of publications in `waiting` and in `run`.
+    backlog_bytes: usize,
     active: bool,
 }
 
@@ -76,6 +83,8 @@ struct Waiting {
 struct Run {
     form: usize,
     cursor: u32,
+    /// Bytes of the publications it carries.
+    bytes: usize,
     /// Per form, (frame, end); ends never fall from one to the next.
     frames: [Vec<(Frame, u32)>; Form::COUNT],
     /// Per form, all frames as one, for entries that get all of them.
@@ -91,6 +100,17 @@ pub struct Delivery<'a> {
     pub frame: &'a Frame,
     /// How many publications these are.
     pub publications: u32,
+    /// It cannot be put off: the subscriber has had a part of what belongs together.
+    pub begun: bool,
+}
+
+/// What the taker of a delivery says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Taken {
+    /// Go on.
+    Yes,
+    /// Not now: its outbox should be written first. The slice ends here, and the same delivery comes again.
+    PutOff,
 }
 
 /// A subscriber whose place in a list changed; its subscription must be told.
@@ -105,9 +125,21 @@ pub struct Moved {
 }
 
 impl Fanouts {
-    /// No channels.
-    pub fn new(seed: u64) -> Self {
-        Fanouts { channels: Slots::new(), names: Names::new(seed), active: VecDeque::new(), joined: Vec::new() }
+    /// No channels. Joined frames stay well below `outbox_bytes_max`.
+    pub fn new(seed: u64, outbox_bytes_max: u32) -> Self {
+        Fanouts {
+            channels: Slots::new(),
+            names: Names::new(seed),
+            active: VecDeque::new(),
+            joined: Vec::new(),
+            joined_bytes_max: JOINED_BYTES_MAX.min(outbox_bytes_max as usize / 4),
+            backlog_bytes: 0,
+        }
+    }
+
+    /// Bytes of publications that wait for their fan-out to end.
+    pub const fn backlog_bytes(&self) -> usize {
+        self.backlog_bytes
     }
 
     /// How many channels have subscribers here.
@@ -141,6 +173,7 @@ impl Fanouts {
                 unanswered: 0,
                 waiting: VecDeque::new(),
                 run: None,
+                backlog_bytes: 0,
                 active: false,
             });
             self.names.insert(name, slot, |slot| name_at(&self.channels, slot));
@@ -193,13 +226,17 @@ impl Fanouts {
         if subscribers > 0 || channel.unanswered > 0 {
             return None;
         }
-        self.names.remove(&channel.name, local.slot);
-        self.channels.remove(local.slot, local.generation).map(|channel| channel.name)
+        self.remove(local)
     }
 
     /// Drops a channel whose publications were lost, with its list and all that waits; returns its name.
     pub fn abandon(&mut self, local: LocalChannelId) -> Option<Box<str>> {
+        self.remove(local)
+    }
+
+    fn remove(&mut self, local: LocalChannelId) -> Option<Box<str>> {
         let channel = self.channels.get(local.slot, local.generation)?;
+        self.backlog_bytes -= channel.backlog_bytes;
         self.names.remove(&channel.name, local.slot);
         self.channels.remove(local.slot, local.generation).map(|channel| channel.name)
     }
@@ -219,6 +256,8 @@ impl Fanouts {
         if ends == [0, 0] {
             return true;
         }
+        channel.backlog_bytes += publication.memory_bytes();
+        self.backlog_bytes += publication.memory_bytes();
         channel.waiting.push_back(Waiting { publication, ends });
         if !channel.active {
             channel.active = true;
@@ -232,18 +271,22 @@ impl Fanouts {
         !self.active.is_empty()
     }
 
-    /// Hands out deliveries, at most `budget` of them; returns how many. `moved` hears of subscribers whose place
+    /// Hands out deliveries, at most `budget` of them, until one is put off; returns how many. `moved` hears of subscribers whose place
     /// changed when a list was tidied behind a fan-out.
-    pub fn step(&mut self, budget: u32, mut deliver: impl FnMut(Delivery<'_>), moved: &mut Vec<Moved>) -> u32 {
+    pub fn step(&mut self, budget: u32, mut deliver: impl FnMut(Delivery<'_>) -> Taken, moved: &mut Vec<Moved>) -> u32 {
         let mut done = 0;
-        while done < budget {
+        let mut put_off = false;
+        while done < budget && !put_off {
             let Some(local) = self.active.front().copied() else { break };
             let Some(channel) = self.channels.get_mut(local.slot, local.generation) else {
                 self.active.pop_front();
                 continue;
             };
             if channel.run.is_none() {
-                channel.run = channel.begin(&mut self.joined);
+                if channel.lists.iter().any(List::is_sparse) {
+                    channel.compact(local, moved);
+                }
+                channel.run = channel.begin(&mut self.joined, self.joined_bytes_max);
             }
             let Some(run) = &mut channel.run else {
                 channel.active = false;
@@ -251,8 +294,10 @@ impl Fanouts {
                 self.active.pop_front();
                 continue;
             };
-            done += run.advance(&channel.lists, budget - done, &mut deliver);
+            done += run.advance(&channel.lists, budget - done, &mut put_off, &mut deliver);
             if run.form == Form::COUNT {
+                channel.backlog_bytes -= run.bytes;
+                self.backlog_bytes -= run.bytes;
                 channel.run = None;
                 // Another channel's turn, so that a busy channel does not hold up the rest.
                 self.active.rotate_left(1);
@@ -264,14 +309,14 @@ impl Fanouts {
 
 impl Channel {
     /// Takes what waits into a fan-out; none if nothing waits.
-    fn begin(&mut self, joined_bytes: &mut Vec<u8>) -> Option<Run> {
-        let mut run = Run { form: 0, cursor: 0, frames: Default::default(), joined: Default::default() };
+    fn begin(&mut self, joined_bytes: &mut Vec<u8>, joined_bytes_max: usize) -> Option<Run> {
+        let mut run = Run { form: 0, cursor: 0, bytes: 0, frames: Default::default(), joined: Default::default() };
         let mut bytes = 0;
         let mut taken = 0;
         while let Some(next) = self.waiting.front() {
             let size = Form::ALL.iter().filter_map(|form| next.publication.frame(*form)).map(<[u8]>::len).max();
             bytes += size.unwrap_or(0);
-            if taken > 0 && (bytes > JOINED_BYTES_MAX || taken == JOINED_PUBLICATIONS_MAX) {
+            if taken > 0 && (bytes > joined_bytes_max || taken == JOINED_PUBLICATIONS_MAX) {
                 break;
             }
             for form in Form::ALL {
@@ -279,6 +324,7 @@ impl Channel {
                 let frame = (end > 0).then(|| Frame::from_publication(Arc::clone(&next.publication), form)).flatten();
                 run.frames[form as usize].extend(frame.map(|frame| (frame, end)));
             }
+            run.bytes += next.publication.memory_bytes();
             self.waiting.pop_front();
             taken += 1;
         }
@@ -288,6 +334,21 @@ impl Channel {
             *joined = Some(Frame::from_bytes(joined_bytes));
         }
         (taken > 0).then_some(run)
+    }
+
+    /// Closes the gaps of lists while publications wait and none is being handed out, keeping the order, so that a
+    /// channel that never rests does not keep a place for everybody who ever left it.
+    fn compact(&mut self, local: LocalChannelId, moved: &mut Vec<Moved>) {
+        for (form, list) in self.lists.iter_mut().enumerate() {
+            for waiting in &mut self.waiting {
+                let end = waiting.ends[form] as usize;
+                waiting.ends[form] = list.entries[..end].iter().filter(|slot| **slot != VACANT).count() as u32;
+            }
+            list.vacant.clear();
+            list.entries.retain(|slot| *slot != VACANT);
+            let places = list.entries.iter().enumerate();
+            moved.extend(places.map(|(index, slot)| Moved { slot: *slot, local, index: index as u32 }));
+        }
     }
 
     /// Fills the places that were left while a fan-out waited.
@@ -313,11 +374,21 @@ impl List {
     fn live(&self) -> usize {
         self.entries.len() - self.vacant.len()
     }
+
+    fn is_sparse(&self) -> bool {
+        self.vacant.len() > VACANT_MAX.max(self.entries.len() / 2)
+    }
 }
 
 impl Run {
     /// Goes on from the cursor; returns how many deliveries were handed out.
-    fn advance(&mut self, lists: &[List; Form::COUNT], budget: u32, deliver: &mut impl FnMut(Delivery<'_>)) -> u32 {
+    fn advance(
+        &mut self,
+        lists: &[List; Form::COUNT],
+        budget: u32,
+        put_off: &mut bool,
+        deliver: &mut impl FnMut(Delivery<'_>) -> Taken,
+    ) -> u32 {
         let mut done = 0;
         while self.form < Form::COUNT {
             let frames = &self.frames[self.form];
@@ -331,18 +402,27 @@ impl Run {
             let shared_end = frames.first().map_or(0, |(_, end)| *end);
             while self.cursor < shared_end && done < budget {
                 let slot = entries[self.cursor as usize];
-                self.cursor += 1;
                 if let (Some(frame), true) = (shared, slot != VACANT) {
+                    let publications = frames.len() as u32;
+                    if deliver(Delivery { slot, frame, publications, begun: false }) == Taken::PutOff {
+                        *put_off = true;
+                        return done;
+                    }
                     done += 1;
-                    deliver(Delivery { slot, frame, publications: frames.len() as u32 });
                 }
+                self.cursor += 1;
             }
             // Those who joined between the first and the last get only what came after them.
             while self.cursor >= shared_end && self.cursor < end && done < budget {
                 let slot = entries[self.cursor as usize];
+                let mut begun = false;
                 for (frame, _) in frames.iter().filter(|(_, end)| *end > self.cursor && slot != VACANT) {
+                    if deliver(Delivery { slot, frame, publications: 1, begun }) == Taken::PutOff && !begun {
+                        *put_off = true;
+                        return done;
+                    }
+                    begun = true;
                     done += 1;
-                    deliver(Delivery { slot, frame, publications: 1 });
                 }
                 self.cursor += 1;
             }
@@ -396,22 +476,28 @@ mod tests {
         /// publications that came between its join and its leave (all that were handed out by then), in order.
         #[test]
         fn slices_belong_to_the_list_as_it_was(steps in steps()) {
-            let mut fanouts = Fanouts::new(7);
+            let mut fanouts = Fanouts::new(7, 1 << 20);
             let local = fanouts.follow("c", NamespaceId(0));
             let both = FormSet::default().with(Form::Json).with(Form::Protobuf);
             // slot -> (form, index, next expected number); the channel stays followed by the unanswered subscribe.
             let mut members: BTreeMap<u32, (Form, u32, u64)> = BTreeMap::new();
             let mut published = 0u64;
-            let slices = |fanouts: &mut Fanouts, members: &mut BTreeMap<u32, (Form, u32, u64)>, budget| {
+            let mut offered = 0u32;
+            let mut slices = |fanouts: &mut Fanouts, members: &mut BTreeMap<u32, (Form, u32, u64)>, budget| {
                 let mut moved = Vec::new();
                 let mut wrong = None;
                 fanouts.step(budget, |delivery| {
+                    offered += 1;
+                    if offered.is_multiple_of(5) && !delivery.begun {
+                        return Taken::PutOff;
+                    }
                     for number in numbers(delivery.frame) {
                         match members.get_mut(&delivery.slot) {
                             Some((_, _, next)) if *next == number => *next += 1,
                             other => wrong = Some(alloc::format!("slot {} got {number}, was {other:?}", delivery.slot)),
                         }
                     }
+                    Taken::Yes
                 }, &mut moved);
                 for Moved { slot, index, .. } in moved {
                     if let Some(member) = members.get_mut(&slot) { member.1 = index; }

@@ -22,6 +22,8 @@ pub struct IngestSession {
     pub awaiting_pong: bool,
     /// It stands on the shard's list of sessions with acknowledgements to write.
     pub listed: bool,
+    /// The backend has shut its side and waits for its last acknowledgements.
+    pub finished: bool,
     /// Publishes not yet answered.
     outstanding: u32,
     /// Their payload bytes.
@@ -81,6 +83,11 @@ impl IngestSession {
     pub fn return_credit(&mut self, payload_bytes: u32) {
         self.outstanding = self.outstanding.saturating_sub(1);
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(payload_bytes as u64);
+    }
+
+    /// Whether some publish is not answered yet.
+    pub const fn has_outstanding(&self) -> bool {
+        self.outstanding > 0
     }
 
     /// Collects an acknowledgement.

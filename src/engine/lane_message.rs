@@ -210,11 +210,20 @@ impl LaneMessage {
         size_of::<Self>()
             + match self {
                 LaneMessage::Publish(request) => {
-                    size_of::<PublishRequest>() + request.channel.len() + request.payload.len()
+                    size_of::<PublishRequest>()
+                        + request.channel.len()
+                        + request.payload.len()
+                        + request.idempotency_key.len()
                 }
                 LaneMessage::Subscribe(request) => size_of::<SubscribeRequest>() + request.channel.len(),
                 LaneMessage::Leave(request) => size_of::<LeaveRequest>() + request.channel.len(),
-                LaneMessage::SubscribeAnswer(_) => size_of::<SubscribeAnswer>(),
+                LaneMessage::SubscribeAnswer(answer) => {
+                    let missed = match &answer.result {
+                        Ok(Subscribed { recovery: Some(Recovery::Recovered(publications)), .. }) => &publications[..],
+                        _ => &[],
+                    };
+                    size_of::<SubscribeAnswer>() + missed.iter().map(|missed| missed.memory_bytes()).sum::<usize>()
+                }
                 LaneMessage::PublishAnswer(_) => 0,
                 LaneMessage::Deliver { publication, .. } => publication.memory_bytes(),
             }

@@ -70,6 +70,11 @@ impl LanesOut {
         Some(message)
     }
 
+    /// Whether this core has said something to itself that it has not taken yet.
+    pub fn has_own(&self) -> bool {
+        !self.targets[self.me.0 as usize].queue.is_empty()
+    }
+
     /// Whether a spill is over half its bound: read no clients and backends until it is not.
     pub fn pressed(&self) -> bool {
         self.waiting.iter().any(|to| self.targets[to.0 as usize].bytes > self.spill_bytes_max / 2)
@@ -110,9 +115,7 @@ impl LanesOut {
     pub fn put_back(&mut self, to: CoreId, batch: Batch) {
         let target = &mut self.targets[to.0 as usize];
         target.bytes += batch.messages.iter().map(LaneMessage::memory_bytes).sum::<usize>();
-        let mut queue = VecDeque::from(batch.messages);
-        queue.append(&mut target.queue);
-        target.queue = queue;
+        batch.messages.into_iter().rev().for_each(|message| target.queue.push_front(message));
         if !target.listed {
             target.listed = true;
             self.waiting.push(to);

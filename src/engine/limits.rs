@@ -6,9 +6,11 @@
 /// Limits of one shard and its connections. Built once at boot from the configuration.
 #[derive(Clone, Debug)]
 pub struct Limits {
-    /// Connection slots per shard, clients and backends together. Full: the shard stops accepting (the kernel's
-    /// backlog waits) until a slot is free.
+    /// Client connections per shard. Full: the shard closes its client listener, so that the kernel sends newcomers to
+    /// other shards, and opens it again when one in twenty slots is free.
     pub connections_per_shard_max: u32,
+    /// Backend connections per shard, apart from the clients'. Full: as above, for the ingest listener.
+    pub ingest_connections_per_shard_max: u32,
     /// Bytes of an upgrade request. Over: 431 and close.
     pub handshake_bytes_max: u32,
     /// From accept to the end of the upgrade request (or ingest hello). Over: close.
@@ -36,7 +38,7 @@ pub struct Limits {
     pub pong_timeout_ms: u32,
     /// Bytes of one publication's payload, from any source. Over: error 106 (client), too-large (ingest, HTTP 413).
     pub publication_bytes_max: u32,
-    /// Channels that one shard owns or follows at once. Over: error 106 for a new channel, after evicting idle ones.
+    /// Channels that one shard owns or follows at once. Over: error 111 (temporary) for a new channel.
     pub channels_per_shard_max: u32,
     /// An owned channel with no subscriber, no history and no publication for this long is forgotten; it returns
     /// under a new epoch.
@@ -70,6 +72,9 @@ pub struct Limits {
     pub lane_batch_messages_max: u32,
     /// Deliveries to connections in one turn of the loop; a larger fan-out goes on in the next turn.
     pub fanout_deliveries_per_turn_max: u32,
+    /// Bytes of publications that wait for their fan-out on one shard. Over half: the shard reads no clients and
+    /// backends; over: it takes nothing from other shards either, whose spills then hold them back in turn.
+    pub fanout_backlog_bytes_max: u32,
     /// Bytes read from one connection in one turn; then it waits on the ready list.
     pub read_bytes_per_turn_max: u32,
 }
@@ -78,6 +83,7 @@ impl Limits {
     /// The defaults; the configuration table repeats none of them.
     pub const DEFAULT: Limits = Limits {
         connections_per_shard_max: 100_000,
+        ingest_connections_per_shard_max: 256,
         handshake_bytes_max: 8 * 1024,
         handshake_timeout_ms: 10_000,
         connect_timeout_ms: 15_000,
@@ -106,6 +112,7 @@ impl Limits {
         lane_spill_bytes_max: 64 * 1024 * 1024,
         lane_batch_messages_max: 1_024,
         fanout_deliveries_per_turn_max: 4_096,
+        fanout_backlog_bytes_max: 64 * 1024 * 1024,
         read_bytes_per_turn_max: 256 * 1024,
     };
 }
@@ -121,7 +128,7 @@ pub const TICK_MS: u64 = 125;
 
 const _: () = {
     let d = &Limits::DEFAULT;
-    assert!(d.recovery_bytes_max < d.outbox_bytes_max, "a recovery answer must fit the outbox");
+    assert!(d.recovery_bytes_max <= d.outbox_bytes_max / 2, "a recovery answer must fit half the outbox");
     assert!(d.publication_bytes_max <= d.ingest_frame_bytes_max / 2, "a publication must fit an ingest frame");
     assert!(d.publication_bytes_max <= d.message_bytes_max);
     assert!(d.outbox_bytes_max >= 4 * d.publication_bytes_max, "one publication must not fill an outbox");

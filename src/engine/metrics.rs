@@ -73,12 +73,14 @@ metrics! {
     HistoryPublications = Gauge "ringway_history_publications" "" "Publications held in history windows now.";
     RecoveriesDone = Counter "ringway_recoveries_total" "result=\"recovered\"" "Subscribes with recover that were answered recovered:true.";
     RecoveriesFailed = Counter "ringway_recoveries_total" "result=\"not_recovered\"" "Subscribes with recover that were answered recovered:false.";
+    RecoveriesTooLarge = Counter "ringway_recoveries_too_large_total" "" "Recoveries that were possible but did not fit half the client's outbox; answered recovered:false.";
     Deliveries = Counter "ringway_deliveries_total" "" "Publications put into a connection's outbox.";
     FanoutsSliced = Counter "ringway_fanouts_sliced_total" "" "Fan-outs that took more than one turn.";
     Writes = Counter "ringway_writes_total" "" "Writes to client and ingest sockets.";
     WritesShort = Counter "ringway_writes_short_total" "" "Writes of which the socket took only a part, or nothing.";
     WriteBytes = Counter "ringway_write_bytes_total" "" "Bytes written to sockets.";
     ReadBytes = Counter "ringway_read_bytes_total" "" "Bytes read from sockets.";
+    FanoutBacklogBytes = Gauge "ringway_fanout_backlog_bytes" "" "Bytes of publications that wait for their fan-out on this shard; over fanout_backlog_bytes_max it takes nothing more from other shards.";
     OutboxOverflows = Counter "ringway_outbox_overflows_total" "" "Connections whose outbox reached outbox_bytes_max.";
     IngestConnectionsOpen = Gauge "ringway_ingest_connections_open" "" "Backend connections now.";
     IngestPublishes = Counter "ringway_ingest_publishes_total" "" "Publishes received over ingest.";
@@ -97,6 +99,7 @@ metrics! {
     CqOverflows = Counter "ringway_ring_cq_overflows_total" "" "Turns that found the completion queue overflowed; multishots were re-armed.";
     MultishotRearms = Counter "ringway_ring_multishot_rearms_total" "" "Accept and poll multishots that ended and were armed again.";
     LateCompletions = Counter "ringway_ring_late_completions_total" "" "Completions for a connection slot that had been reused.";
+    AcceptDropped = Counter "ringway_accept_dropped_total" "" "Connections that were accepted while the last slot was being taken, and closed at once.";
     AcceptErrors = Counter "ringway_accept_errors_total" "" "Accepts that failed (out of descriptors or memory, mostly).";
     EngineNotes = Counter "ringway_notes_total" "" "Rare facts worth a log line.";
 }

@@ -21,7 +21,7 @@ use crate::lanes::LanesOut;
 use crate::limits::{Limits, OFFSET_MAX};
 use crate::metrics::{Metric, Metrics};
 use crate::names::Names;
-use crate::namespace::{NamespaceId, Namespaces};
+use crate::namespace::{NamespaceId, Namespaces, channel_is_valid};
 use crate::publication::{FormSet, Publication, Scratch};
 use crate::slots::Slots;
 
@@ -122,12 +122,19 @@ impl Owner {
             *duplicate = true;
             return Ok(position);
         }
-        let slot = match self.find(&request.channel) {
+        let found = self.find(&request.channel);
+        let namespace = match found.and_then(|slot| self.channels.at(slot)) {
+            Some((_, channel)) => channel.namespace,
+            None if !channel_is_valid(&request.channel, &self.limits) => return Err(PublishError::UnknownChannel),
+            None => around.namespaces.resolve(&request.channel).ok_or(PublishError::UnknownChannel)?.0,
+        };
+        // Checked here once more, whoever sent it: bytes in a text frame would close every JSON subscriber.
+        if around.namespaces.get(namespace).payload != request.kind {
+            return Err(PublishError::BadPayload);
+        }
+        let slot = match found {
             Some(slot) => slot,
-            None => {
-                let (namespace, _) = around.namespaces.resolve(&request.channel).ok_or(PublishError::UnknownChannel)?;
-                self.create(request.channel.clone(), namespace, around).ok_or(PublishError::Busy)?
-            }
+            None => self.create(request.channel.clone(), namespace, around).ok_or(PublishError::Busy)?,
         };
         let epoch = self.next_epoch_if_spent(slot);
         let Some(channel) = self.channels.at_mut(slot) else { return Err(PublishError::Busy) };
@@ -234,13 +241,11 @@ impl Owner {
         self.names.find(name, |slot| name_at(&self.channels, slot))
     }
 
-    /// None: the table is full, even after a look for idle channels.
+    /// None: the table is full.
     fn create(&mut self, name: Box<str>, namespace: NamespaceId, around: &mut Surroundings<'_>) -> Option<u32> {
+        // The regular sweep makes room; looking for it here would let a client buy our time with names.
         if self.channels.len() >= self.limits.channels_per_shard_max {
-            self.sweep(around);
-            if self.channels.len() >= self.limits.channels_per_shard_max {
-                return None;
-            }
+            return None;
         }
         let channel = Channel {
             name,

@@ -32,7 +32,7 @@ pub struct Session {
     /// A ping is out and nothing has come since.
     pub awaiting_pong: bool,
     /// Requests that wait for an owner.
-    pub in_flight: u16,
+    pub in_flight: u32,
     /// In no order; scanned, since most clients have few.
     pub subscriptions: Vec<Subscription>,
 }

@@ -30,7 +30,8 @@ use crate::log;
 use crate::shard_loop::{ShardLoop, ShardParts, Shared};
 use crate::shutdown;
 
-/// Descriptors of a shard that are not connections: ring, listeners, wake-up descriptors, standard streams.
+/// Descriptors of a shard that are not connections: ring, listeners, standard streams, some to spare. Each file table
+/// also holds every shard's wake-up descriptor, and backends have places of their own.
 const RESERVED_FILES: u64 = 64;
 /// How long clients may take to answer our Close when the process ends.
 const STOP_TIMEOUT_MS: u64 = 5_000;
@@ -59,7 +60,7 @@ pub fn run(config: Config) -> u8 {
 
 fn start(mut config: Config) -> Result<(), Refusal> {
     let files_max = sys_thread::raise_open_file_limit();
-    bound_connections(&mut config, files_max);
+    bound_connections(&mut config, files_max)?;
     // Held until the process ends.
     let _locks = lock(&config)?;
     let shards = config.shards as usize;
@@ -90,8 +91,18 @@ fn start(mut config: Config) -> Result<(), Refusal> {
 }
 
 /// A connection is a descriptor, and each shard has a file table of its own.
-fn bound_connections(config: &mut Config, files_max: u64) {
-    let possible = files_max.saturating_sub(RESERVED_FILES) as u32;
+fn bound_connections(config: &mut Config, files_max: u64) -> Result<(), Refusal> {
+    let reserved =
+        RESERVED_FILES + u64::from(config.shards) + u64::from(config.engine.ingest_connections_per_shard_max);
+    let possible = u32::try_from(files_max.saturating_sub(reserved)).unwrap_or(u32::MAX);
+    if possible == 0 {
+        return Err(Refusal {
+            text: format!(
+                "the open-file limit of {files_max} leaves no descriptor for clients ({reserved} are needed beside them): raise it with ulimit -n or LimitNOFILE"
+            ),
+            exit: EXIT_UNAVAILABLE,
+        });
+    }
     if config.engine.connections_per_shard_max > possible {
         log::warn(
             "boot",
@@ -104,6 +115,7 @@ fn bound_connections(config: &mut Config, files_max: u64) {
         );
         config.engine.connections_per_shard_max = possible;
     }
+    Ok(())
 }
 
 /// Refuses to share a port with another instance: with SO_REUSEPORT the kernel would mix the two silently.
@@ -114,7 +126,9 @@ fn lock(config: &Config) -> Result<Vec<InstanceLock>, Refusal> {
     let mut locks = Vec::new();
     for (what, address) in [("client", config.client.listen), ("ingest", config.ingest.listen)] {
         let held = |holder: &dyn std::fmt::Display| Refusal {
-            text: format!("the {what} port {address} is held by {holder}; stop it, choose another port, or pass --takeover for a planned hand-over"),
+            text: format!(
+                "the {what} port {address} is held by {holder}; stop it, choose another port, or pass --takeover for a planned hand-over"
+            ),
             exit: EXIT_UNAVAILABLE,
         };
         locks.push(InstanceLock::acquire(address).map_err(|holder| held(&holder))?);
@@ -166,11 +180,28 @@ fn run_shard(
         Ok((shard_loop, addresses)) => {
             // Boot waits for it.
             let _ = report.send(Ok(addresses));
-            shard_loop.run()
+            let _guard = EndWithShard(core);
+            shard_loop.run().inspect_err(|errno| {
+                log::error("boot", "a shard's ring failed", &[("shard", &core.0), ("error", errno)]);
+                // Its clients and its channels are gone; a restart serves them, a node without them does not.
+                std::process::exit(i32::from(EXIT_FAILURE));
+            })
         }
         Err(refusal) => {
             let _ = report.send(Err(refusal));
             Ok(())
+        }
+    }
+}
+
+/// Ends the process when a shard panics: half a node is worse than a restart.
+struct EndWithShard(CoreId);
+
+impl Drop for EndWithShard {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            log::error("boot", "a shard panicked", &[("shard", &self.0.0)]);
+            std::process::exit(i32::from(EXIT_FAILURE));
         }
     }
 }
@@ -192,18 +223,12 @@ fn open_shard(
     };
     let ring = Ring::new(&ring_options)
         .map_err(|unsupported| Refusal { text: unsupported.to_string(), exit: EXIT_UNAVAILABLE })?;
-    let listen = |what: &str, address| {
-        Listener::bind(&ListenOptions {
-            address,
-            backlog: config.client.backlog,
-            reuse_port: true,
-            send_buffer_bytes: config.client.send_buffer_bytes,
-            receive_buffer_bytes: config.client.receive_buffer_bytes,
-        })
-        .map_err(|errno| Refusal { text: format!("cannot listen on the {what} port {address}: {errno}"), exit: EXIT_UNAVAILABLE })
-    };
-    let (clients, backends) = (listen("client", client)?, listen_ingest(config, ingest)?);
-    let addresses = (clients.local_addr(), backends.local_addr());
+    let (send_buffer_bytes, receive_buffer_bytes) =
+        (config.client.send_buffer_bytes, config.client.receive_buffer_bytes);
+    let clients = listen("client", config, client, send_buffer_bytes, receive_buffer_bytes)?;
+    // Backends are few and send much: their buffers are the kernel's own, which grow with the flow.
+    let backends = listen("ingest", config, ingest, 0, 0)?;
+    let addresses = (clients.0.address, backends.0.address);
     let options = Options {
         core,
         shards: config.shards,
@@ -228,16 +253,22 @@ fn open_shard(
     Ok((shard_loop, addresses))
 }
 
-/// Backends are few and send much: their buffers are the kernel's own, which grow with the flow.
-fn listen_ingest(config: &Config, address: SocketAddr) -> Result<Listener, Refusal> {
-    Listener::bind(&ListenOptions {
-        address,
-        backlog: config.client.backlog,
-        reuse_port: true,
-        send_buffer_bytes: 0,
-        receive_buffer_bytes: 0,
-    })
-    .map_err(|errno| Refusal { text: format!("cannot listen on the ingest port {address}: {errno}"), exit: EXIT_UNAVAILABLE })
+/// Listens, and says on what, so that a full shard can close its listener and open it again.
+fn listen(
+    what: &str,
+    config: &Config,
+    address: SocketAddr,
+    send_buffer_bytes: u32,
+    receive_buffer_bytes: u32,
+) -> Result<(ListenOptions, Listener), Refusal> {
+    let backlog = config.client.backlog;
+    let mut options = ListenOptions { address, backlog, reuse_port: true, send_buffer_bytes, receive_buffer_bytes };
+    let listener = Listener::bind(&options).map_err(|errno| Refusal {
+        text: format!("cannot listen on the {what} port {address}: {errno}"),
+        exit: EXIT_UNAVAILABLE,
+    })?;
+    options.address = listener.local_addr();
+    Ok((options, listener))
 }
 
 fn pin(core: CoreId) {

@@ -19,8 +19,8 @@ pub struct Relation {
 pub const RELATIONS: &[Relation] = &[
     Relation {
         key: "limits.recovery_bytes_max",
-        text: "limits.recovery_bytes_max must be below limits.outbox_bytes_max: a recovery answer must fit the outbox",
-        holds: |s| s.limits.recovery_bytes_max < s.limits.outbox_bytes_max,
+        text: "limits.recovery_bytes_max must be at most half of limits.outbox_bytes_max: a recovery answer must leave room for what follows",
+        holds: |s| s.limits.recovery_bytes_max <= s.limits.outbox_bytes_max / 2,
     },
     Relation {
         key: "limits.publication_bytes_max",

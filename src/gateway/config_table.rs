@@ -236,10 +236,14 @@ rows! { PROCESS_ROWS: Settings, "Rows of the process, its listeners and its ring
 }
 
 limits! {
-    connections_per_shard_max, "connections" 1..=16_777_216;
-        "Connection slots per shard, clients and backends together. Full: the shard stops accepting, the kernel's backlog waits.";
+    connections_per_shard_max, "connections" 1..=16_000_000;
+        "Client connections per shard. Full: the shard closes its listener, so that the kernel sends newcomers to other shards, and opens it again when one in twenty slots is free.";
         "Slots are reserved at start; a connection in use adds its kernel socket and its subscriptions.";
         "Set it to what the host's memory and open-file limit carry, divided by shards.";
+    ingest_connections_per_shard_max, "connections" 1..=65_536;
+        "Backend connections per shard, apart from the clients'. Full: the shard closes its ingest listener until one in twenty slots is free.";
+        "Reserves as many descriptors of each shard's file table.";
+        "Raise it when many backend processes publish to one node.";
     handshake_bytes_max, "bytes" 512..=65_536;
         "Bytes of an upgrade request. Over: 431 and close.";
         "Held per connection only while its request is incomplete.";
@@ -293,7 +297,7 @@ limits! {
         "History and outboxes hold payloads of up to this size.";
         "Raise it with message_bytes_max, outbox_bytes_max and ingest_frame_bytes_max.";
     channels_per_shard_max, "channels" 1..=100_000_000;
-        "Channels that one shard owns or follows at once. Over: idle ones are evicted, then error 106 for a new channel.";
+        "Channels that one shard owns or follows at once. Over: error 111 (temporary) for a new channel, until idle ones are forgotten.";
         "Memory of each channel, and of its history.";
         "Raise it for many small channels, as far as memory allows.";
     channel_idle_ms, "ms" 1_000..=604_800_000;
@@ -329,11 +333,11 @@ limits! {
         "Receive memory per backend connection.";
         "Raise it for large payloads or larger batches.";
     ingest_credit_messages, "messages" 1..=1_048_576;
-        "Publishes that one ingest connection may have unacknowledged. Over: the connection is not read.";
+        "Publishes that one ingest connection may have unacknowledged. Over: it broke the credit it was told, and is disconnected with an error frame.";
         "Memory of each publish that waits.";
         "Raise it when one backend publishes more than this per round trip.";
     ingest_credit_bytes, "bytes" 4_096..=1_073_741_824;
-        "Payload bytes that one ingest connection may have unacknowledged. Over: the connection is not read.";
+        "Payload bytes that one ingest connection may have unacknowledged. Over: it broke the credit it was told, and is disconnected with an error frame.";
         "Memory per backend connection under full load.";
         "Raise it with limits.ingest_credit_messages for large payloads.";
     ingest_idle_timeout_ms, "ms" 1_000..=3_600_000;
@@ -352,6 +356,10 @@ limits! {
         "Deliveries to connections in one turn of the loop; a larger fan-out goes on in the next turn.";
         "Larger: more throughput, longer turns, so worse latency for everyone else on the shard.";
         "Lower it when big channels disturb small ones.";
+    fanout_backlog_bytes_max, "bytes" 1_048_576..=4_294_967_295;
+        "Bytes of publications that wait for their fan-out on one shard. Over half: the shard reads no clients or backends. Over: it takes nothing from other shards either, whose spills then hold them back.";
+        "Worst-case memory of waiting publications per shard.";
+        "Raise it when ringway_fanout_backlog_bytes nears it in bursts and memory is free.";
     read_bytes_per_turn_max, "bytes" 4_096..=16_777_216;
         "Bytes read from one connection in one turn; then it waits on the ready list.";
         "Larger: more throughput of one sender, less fairness.";

@@ -109,8 +109,7 @@ impl Link {
                 let LaneMessage::PublishAnswer(answer) = message else { continue };
                 let Origin::Control { call } = answer.origin else { continue };
                 let Some(reply) = self.in_flight.remove(&call) else { continue };
-                let published =
-                    answer.result.map(|position| Published { position, duplicate: answer.duplicate });
+                let published = answer.result.map(|position| Published { position, duplicate: answer.duplicate });
                 let _ = reply.send(published);
             }
         }

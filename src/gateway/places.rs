@@ -134,7 +134,9 @@ impl Places {
 
     #[inline]
     fn find(&self, conn: ConnId) -> Option<&Place> {
-        self.places.get(conn.slot as usize).filter(|place| place.generation == conn.generation && place.socket.is_some())
+        self.places
+            .get(conn.slot as usize)
+            .filter(|place| place.generation == conn.generation && place.socket.is_some())
     }
 
     #[inline]

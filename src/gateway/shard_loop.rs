@@ -23,7 +23,7 @@ use ringway_engine::metrics::Metric;
 use ringway_engine::outbox::WriteBatch;
 use ringway_engine::seam::{Accepted, Action, Input, Note, Port};
 use ringway_engine::shard::Shard;
-use ringway_sys::{Completion, Errno, Inbox, Listener, Op, Ring, Scratch, Socket, Token, Wait};
+use ringway_sys::{Completion, Errno, Inbox, ListenOptions, Listener, Op, Ring, Scratch, Socket, Token, Wait};
 
 use crate::clock;
 use crate::config::SendMode;
@@ -35,6 +35,8 @@ use crate::places::{Completed, Places};
 const LANE_BATCHES_PER_TURN_MAX: usize = 256;
 /// Connections read in one turn; the rest stays on the ready list.
 const READS_PER_TURN_MAX: usize = 4096;
+/// Bytes read from all connections in one turn, so that a turn stays short; the rest stays on the ready list.
+const READ_BYTES_PER_TURN_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of the buffer into which all connections of a shard are read.
 const SCRATCH_BYTES: usize = 256 * 1024;
 /// How often the numbers are published for `/metrics`.
@@ -64,6 +66,7 @@ pub struct ShardLoop {
     places: Places,
     listeners: [Listening; 2],
     shared: Arc<Shared>,
+    inbox: Arc<Inbox<Batch>>,
     send_mode: SendMode,
     read_bytes_per_turn_max: usize,
     /// Connections that may have unread data.
@@ -85,6 +88,8 @@ pub struct ShardLoop {
 
 struct Listening {
     port: Port,
+    options: ListenOptions,
+    /// None while the port is full or the process stops: the kernel then sends newcomers to other shards.
     listener: Option<Listener>,
     armed: bool,
     /// Not before this.
@@ -100,9 +105,9 @@ pub struct ShardParts {
     /// Its ring, made on this thread.
     pub ring: Ring,
     /// Where clients come in.
-    pub clients: Listener,
+    pub clients: (ListenOptions, Listener),
     /// Where backends come in.
-    pub backends: Listener,
+    pub backends: (ListenOptions, Listener),
     /// What it shares with the others.
     pub shared: Arc<Shared>,
     /// How frames are written.
@@ -115,14 +120,20 @@ impl ShardLoop {
     /// # Errors
     /// No memory for the buffer.
     pub fn new(parts: ShardParts) -> Result<Self, Errno> {
-        let listening =
-            |port, listener| Listening { port, listener: Some(listener), armed: false, retry_ms: 0 };
+        let listening = |port, (options, listener)| Listening {
+            port,
+            options,
+            listener: Some(listener),
+            armed: false,
+            retry_ms: 0,
+        };
         Ok(ShardLoop {
             core: parts.core,
             shard: parts.shard,
             ring: parts.ring,
             places: Places::default(),
             listeners: [listening(Port::Client, parts.clients), listening(Port::Ingest, parts.backends)],
+            inbox: Arc::clone(&parts.shared.inboxes[parts.core.0 as usize]),
             shared: parts.shared,
             send_mode: parts.send_mode,
             read_bytes_per_turn_max: parts.read_bytes_per_turn_max as usize,
@@ -146,7 +157,8 @@ impl ShardLoop {
     /// # Errors
     /// The ring failed; the process cannot go on.
     pub fn run(mut self) -> Result<(), Errno> {
-        self.ring.poll_wake(&self.inbox(), wake_token());
+        self.ring.poll_wake(&self.inbox, wake_token());
+        self.accept();
         while !self.is_done() {
             self.turn()?;
         }
@@ -167,6 +179,8 @@ impl ShardLoop {
         self.write();
         self.send_lanes();
         self.carry_out();
+        self.accept();
+        self.look_at_ready();
         self.publish_metrics();
         self.stop_if_told();
         Ok(())
@@ -174,9 +188,9 @@ impl ShardLoop {
 
     /// Sleeps, unless there is something to do, until a completion or the next tick.
     fn wait(&mut self) -> Result<(), Errno> {
-        let inbox = self.inbox();
-        let busy = self.shard.has_work() || self.reads_wait || !inbox.is_empty();
-        let wait = if busy || !inbox.prepare_sleep() {
+        let lanes_busy = !self.inbox.is_empty() && !self.shard.is_swamped();
+        let busy = self.shard.has_work() || self.reads_wait || lanes_busy;
+        let wait = if busy || !self.inbox.prepare_sleep() {
             Wait::No
         } else if self.lanes_wait {
             Wait::Until { timeout_ms: LANE_RETRY_MS }
@@ -184,7 +198,7 @@ impl ShardLoop {
             Wait::Until { timeout_ms: self.shard.next_tick_in_ms() }
         };
         let report = self.ring.turn(wait, &mut self.completions)?;
-        inbox.awake();
+        self.inbox.awake();
         let metrics = self.shard.metrics();
         metrics.add(Metric::Turns, 1);
         metrics.add(Metric::TurnSleeps, u64::from(report.waited));
@@ -192,16 +206,29 @@ impl ShardLoop {
         Ok(())
     }
 
-    /// Arms the accepts that are not: at start, after an error, after the shard was full.
+    /// Arms the accepts that are not: at start, after an error, after the port was full.
     fn accept(&mut self) {
-        if self.shard.is_full() || self.stopping_since_ms.is_some() {
+        if self.stopping_since_ms.is_some() {
             return;
         }
         for (index, listening) in self.listeners.iter_mut().enumerate() {
-            if let (Some(listener), false) = (&listening.listener, listening.armed) && self.now_ms >= listening.retry_ms {
-                self.ring.accept_multishot(listener, Token::new(Op::Accept, index as u32, 0));
-                listening.armed = true;
+            let room = match listening.listener {
+                Some(_) => !self.shard.is_full(listening.port),
+                None => self.shard.has_room(listening.port),
+            };
+            if listening.armed || self.now_ms < listening.retry_ms || !room {
+                continue;
             }
+            if listening.listener.is_none() {
+                listening.listener = Listener::bind(&listening.options).ok();
+            }
+            let Some(listener) = &listening.listener else {
+                self.shard.metrics().add(Metric::AcceptErrors, 1);
+                listening.retry_ms = self.now_ms + ACCEPT_RETRY_MS;
+                continue;
+            };
+            self.ring.accept_multishot(listener, Token::new(Op::Accept, index as u32, 0));
+            listening.armed = true;
         }
     }
 
@@ -215,7 +242,7 @@ impl ShardLoop {
                     let socket = completion.take_socket();
                     self.accepted(token.slot() as usize, socket, completion.result.err(), completion.more);
                 }
-                Some(Op::Wake) => self.ring.poll_wake(&self.inbox(), wake_token()),
+                Some(Op::Wake) => self.ring.poll_wake(&self.inbox, wake_token()),
                 Some(op @ (Op::Readable | Op::Writable | Op::Cancel)) => {
                     let hangup = completion.is_hangup();
                     self.connection_completed(op, conn, hangup, completion.more);
@@ -231,31 +258,35 @@ impl ShardLoop {
         if !more {
             listening.armed = false;
         }
-        if error.is_some_and(|errno| !errno.is_cancelled()) {
-            self.shard.metrics().add(Metric::AcceptErrors, 1);
-            listening.retry_ms = self.now_ms + ACCEPT_RETRY_MS;
-        } else if !more {
-            self.shard.metrics().add(Metric::MultishotRearms, 1);
+        match error {
+            Some(errno) if !errno.is_cancelled() => {
+                self.shard.metrics().add(Metric::AcceptErrors, 1);
+                listening.retry_ms = self.now_ms + ACCEPT_RETRY_MS;
+            }
+            None if !more => self.shard.metrics().add(Metric::MultishotRearms, 1),
+            _ => {}
         }
         let Some(socket) = socket else { return };
-        let accepted = Accepted { port: listening.port, peer: socket.peer_addr().map(|address| address.ip()) };
-        let Some(conn) = self.shard.accepted(accepted) else {
-            // Taken from the backlog before accepting stopped: the peer sees the end and comes back.
+        let port = listening.port;
+        // The address costs a system call and is wanted only for the log of backends.
+        let peer = (port == Port::Ingest).then(|| socket.peer_addr()).flatten().map(|address| address.ip());
+        let Some(conn) = self.shard.accepted(Accepted { port, peer }) else {
+            // Accepted before the accept could be cancelled: the peer sees the end and comes back.
             return;
         };
         self.places.open(&mut self.ring, conn, socket);
-        if self.shard.is_full() {
-            self.pause_accept();
+        if self.shard.is_full(port) && self.listeners[index].listener.is_some() {
+            self.shard.metrics().add(Metric::AcceptPaused, 1);
+            self.stop_accept(index);
         }
     }
 
-    /// All slots are taken: new connections wait in the kernel until one is free.
-    fn pause_accept(&mut self) {
-        self.shard.metrics().add(Metric::AcceptPaused, 1);
-        for (index, listening) in self.listeners.iter().enumerate().filter(|(_, listening)| listening.armed) {
-            // The accept's own last completion says that it has ended.
+    /// Closes a listener: what waits in its queue is reset and comes back, to another shard or later.
+    fn stop_accept(&mut self, index: usize) {
+        self.listeners[index].listener = None;
+        if self.listeners[index].armed {
+            // The accept holds the listening socket until its own last completion.
             self.ring.cancel(Token::new(Op::Accept, index as u32, 0), Token::new(Op::Cancel, Token::SLOT_MAX, 0));
-            let _ = listening;
         }
     }
 
@@ -289,17 +320,16 @@ impl ShardLoop {
         if self.ready.is_empty() {
             return;
         }
-        if self.shard.is_pressed() {
-            // Another core is behind. Its lane makes room without our reading more.
-            self.shard.metrics().add(Metric::ReadsDeferred, self.ready.len() as u64);
-            return;
-        }
         let mut ready = std::mem::take(&mut self.ready);
-        let turn = ready.len().min(READS_PER_TURN_MAX);
-        let mut kept = 0;
-        for index in 0..turn {
-            let conn = ready[index];
-            if self.read(conn) {
+        let (mut turn, mut kept, mut bytes) = (0, 0, 0);
+        while turn < ready.len().min(READS_PER_TURN_MAX) && bytes < READ_BYTES_PER_TURN_MAX {
+            // Lanes or fan-outs are behind: they make room without our reading more.
+            if self.shard.is_pressed() {
+                break;
+            }
+            let conn = ready[turn];
+            turn += 1;
+            if self.read(conn, &mut bytes) {
                 ready[kept] = conn;
                 kept += 1;
             } else {
@@ -313,14 +343,19 @@ impl ShardLoop {
         self.ready = ready;
     }
 
+    /// Whether some ready connection can be read at once: then the next turn does not wait. Looked at behind
+    /// everything that could have changed it, such as this core's answers to itself.
+    fn look_at_ready(&mut self) {
+        let readable = !self.ready.is_empty() && !self.shard.is_pressed();
+        self.reads_wait = readable && self.ready.iter().any(|conn| self.shard.wants_read(*conn));
+    }
+
     /// True: unread data may be left.
-    fn read(&mut self, conn: ConnId) -> bool {
+    fn read(&mut self, conn: ConnId, turn_bytes: &mut usize) -> bool {
         let mut read = 0;
         loop {
             if !self.shard.wants_read(conn) || read >= self.read_bytes_per_turn_max {
                 let left = self.places.socket(conn).is_some();
-                // Over its share: at once again. Not wanted: when an answer from a lane changes that.
-                self.reads_wait |= left && self.shard.wants_read(conn);
                 self.shard.metrics().add(Metric::ReadsDeferred, u64::from(left));
                 return left;
             }
@@ -334,6 +369,7 @@ impl ShardLoop {
                 }
                 Ok(bytes) => {
                     read += bytes;
+                    *turn_bytes += bytes;
                     self.shard.handle(Input::Received { conn, bytes: &mut buffer[..bytes] });
                     // A short read has emptied the socket; what comes later makes a new edge.
                     if bytes < room && !self.places.hangup(conn) {
@@ -350,11 +386,13 @@ impl ShardLoop {
     }
 
     fn take_lanes(&mut self) {
-        let inbox = self.inbox();
         for _ in 0..LANE_BATCHES_PER_TURN_MAX {
-            let batch = inbox.pop();
+            if self.shard.is_swamped() {
+                return;
+            }
+            let batch = self.inbox.pop();
             // Looked at behind the pop: a sender raises its flag before it sends what comes after the gap.
-            for from in inbox.take_lost() {
+            for from in self.inbox.take_lost() {
                 self.shard.handle(Input::LaneLost { from: CoreId(from as u16) });
             }
             let Some(batch) = batch else { return };
@@ -375,14 +413,13 @@ impl ShardLoop {
             match self.send_mode {
                 SendMode::Ring => {
                     let places = &self.places;
-                    let sends = self.writes.iter().filter_map(|(conn, bytes)| Some((places.socket(conn)?, bytes)));
+                    let sends = self.writes.iter().map(|(conn, bytes)| (socket_of(places, conn), bytes));
                     self.ring.send_all(sends, &mut self.exceptions);
                     self.exceptions.sort_unstable_by_key(|(index, _)| *index);
                 }
                 SendMode::Syscall => {
                     for (index, (conn, bytes)) in self.writes.iter().enumerate() {
-                        let Some(socket) = self.places.socket(conn) else { continue };
-                        let result = socket.send(bytes);
+                        let result = socket_of(&self.places, conn).send(bytes);
                         if result != Ok(bytes.len()) {
                             self.exceptions.push((index, result));
                         }
@@ -489,10 +526,9 @@ impl ShardLoop {
             return;
         }
         self.stopping_since_ms = Some(self.now_ms);
-        for listening in &mut self.listeners {
-            listening.listener = None;
+        for index in 0..self.listeners.len() {
+            self.stop_accept(index);
         }
-        self.pause_accept();
         self.shard.handle(Input::Shutdown);
     }
 
@@ -501,10 +537,12 @@ impl ShardLoop {
             self.shard.connections() == 0 || self.now_ms >= since_ms + self.shared.stop_timeout_ms
         })
     }
+}
 
-    fn inbox(&self) -> Arc<Inbox<Batch>> {
-        Arc::clone(&self.shared.inboxes[self.core.0 as usize])
-    }
+/// The socket of a connection that has something to write. The engine forgets what waits for a connection before its
+/// socket is closed; were that broken, bytes could reach the wrong peer, so it ends the process.
+fn socket_of(places: &Places, conn: ConnId) -> &Socket {
+    places.socket(conn).unwrap_or_else(|| panic!("{conn:?} has something to write and no socket"))
 }
 
 fn wake_token() -> Token {

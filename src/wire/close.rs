@@ -86,12 +86,7 @@ mod tests {
 
     #[test]
     fn overload_is_never_terminal() {
-        for reason in [
-            CloseReason::Slow,
-            CloseReason::ConnectTimeout,
-            CloseReason::Shutdown,
-            CloseReason::NoPong,
-        ] {
+        for reason in [CloseReason::Slow, CloseReason::ConnectTimeout, CloseReason::Shutdown, CloseReason::NoPong] {
             assert!(reason.reconnects(), "{reason:?}");
         }
         assert!(!CloseReason::BadRequest.reconnects());

@@ -39,6 +39,19 @@ pub(crate) struct Counts {
     pub(crate) closed_slow: u64,
 }
 
+impl Counts {
+    pub(crate) fn add(&mut self, other: &Counts) {
+        self.stays += other.stays;
+        self.stays_apart += other.stays_apart;
+        self.recovered += other.recovered;
+        self.not_recovered += other.not_recovered;
+        self.delivered += other.delivered;
+        self.acked += other.acked;
+        self.told_lost += other.told_lost;
+        self.closed_slow += other.closed_slow;
+    }
+}
+
 #[derive(Debug)]
 struct Published {
     channel: usize,

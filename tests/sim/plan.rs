@@ -68,14 +68,16 @@ pub(crate) struct ClientPlan {
 impl Plan {
     pub(crate) fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed ^ 0x517A_7E5E_ED00_0001);
-        let roles_apart = seed % 2 == 0;
+        let roles_apart = seed.is_multiple_of(2);
         let shards = if roles_apart { 4 } else { dice.pick(&[1, 2, 2, 3, 5, 7]) };
         let lossy = shards > 1 && dice.one_in(3);
         let slow = dice.one_in(5);
         let large = !slow && dice.one_in(4);
         let channels = dice.between(1, 5);
-        let clients = dice.between(2, 10);
-        let backends = dice.between(1, 3);
+        // On few shards, so that fan-outs have several to go to.
+        let homes: Vec<_> = (0..dice.between(1, shards)).map(|_| dice.below(shards)).collect();
+        let clients = dice.between(2, 14);
+        let backends = dice.between(1, 4);
         let history_lasts = dice.one_in(2);
         let mut plan = Plan {
             seed,
@@ -83,7 +85,7 @@ impl Plan {
             shards,
             limits: limits(&mut dice, lossy, slow),
             channels: (0..channels).map(|n| channel(&mut dice, n, shards)).collect(),
-            clients: (0..clients).map(|_| client(&mut dice, shards)).collect(),
+            clients: (0..clients).map(|_| client(&mut dice, &homes)).collect(),
             backends: (0..backends).map(|_| dice.below(shards)).collect(),
             history_size: dice.pick(&[1, 4, 32, 500, 5_000]) as u32,
             history_lasts,
@@ -103,7 +105,8 @@ impl Plan {
     }
 
     pub(crate) fn options(&self, core: usize) -> Options {
-        let open = |name: &str| Namespace { subscribe: Allow::Anyone, publish: Allow::Anyone, ..Namespace::closed(name) };
+        let open =
+            |name: &str| Namespace { subscribe: Allow::Anyone, publish: Allow::Anyone, ..Namespace::closed(name) };
         let default = Namespace {
             history_size: self.history_size,
             history_ttl_ms: if self.history_lasts { FOREVER_MS } else { 2_000 },
@@ -141,7 +144,7 @@ fn limits(dice: &mut Dice, lossy: bool, slow: bool) -> Limits {
         recovery_publications_max: dice.pick(&[3, 500, 500]),
         recovery_bytes_max: if slow { 3_000 } else { defaults.recovery_bytes_max },
         ingest_credit_messages: dice.pick(&[1, 7, 64]),
-        lane_spill_bytes_max: if lossy { dice.between(600, 8_000) as u32 } else { 1 << 30 },
+        lane_spill_bytes_max: if lossy { dice.between(500, 3_000) as u32 } else { 1 << 30 },
         lane_batch_messages_max: dice.pick(&[1, 2, 5, 1_024]),
         fanout_deliveries_per_turn_max: dice.pick(&[1, 2, 3, 7, 4_096]),
         ..defaults
@@ -155,6 +158,6 @@ fn channel(dice: &mut Dice, number: usize, shards: usize) -> ChannelPlan {
     ChannelPlan { name, owner, history }
 }
 
-fn client(dice: &mut Dice, shards: usize) -> ClientPlan {
-    ClientPlan { encoding: dice.pick(&[Encoding::Json, Encoding::Protobuf]), home: dice.below(shards) }
+fn client(dice: &mut Dice, homes: &[usize]) -> ClientPlan {
+    ClientPlan { encoding: dice.pick(&[Encoding::Json, Encoding::Protobuf]), home: dice.pick(homes) }
 }

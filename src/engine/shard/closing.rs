@@ -35,7 +35,10 @@ impl Shard {
         match connection.phase {
             Phase::Closing(_) | Phase::Gone => return,
             Phase::Ingest { .. } => return self.fail_ingest(conn, IngestError::Shutdown),
-            Phase::Upgrading { .. } => return self.end(conn, true),
+            Phase::Upgrading { .. } => {
+                self.metrics.add(Metric::ServerClosed, 1);
+                return self.end(conn, true);
+            }
             Phase::Client(_) | Phase::Echo => {}
         }
         self.metrics.add(Metric::ServerClosed, 1);
@@ -55,6 +58,9 @@ impl Shard {
         }
         self.metrics.add(Metric::OutboxOverflows, 1);
         self.outboxes.drop_unsent(&mut connection.outbox);
+        if connection.port == Port::Ingest {
+            return self.fail_ingest(conn, IngestError::Slow);
+        }
         self.close(conn, CloseReason::Slow);
     }
 
@@ -67,6 +73,12 @@ impl Shard {
         self.metrics.add(Metric::IngestErrors, 1);
         self.metrics.add(Metric::ServerClosed, 1);
         self.write_acknowledgements();
+        // Those may have ended the connection themselves.
+        if self.is_closing(conn) {
+            return;
+        }
+        self.metrics.add(Metric::IngestErrors, 1);
+        self.metrics.add(Metric::ServerClosed, 1);
         self.frame.clear();
         write_fatal(&mut self.frame, error);
         self.finish_with(conn, Frame::from_bytes(&self.frame));
@@ -80,7 +92,10 @@ impl Shard {
     fn finish(&mut self, conn: ConnId, frame: Frame, until: Until) {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         connection.phase = Phase::Closing(until);
-        connection.partial = None;
+        // The rest of a half-received frame is still needed to find the peer's Close behind it.
+        if until != Until::PeerClose {
+            connection.partial = None;
+        }
         self.outboxes.push(&mut connection.outbox, frame);
         list(&mut self.to_write, conn.slot, connection);
         self.timers.arm(conn.slot, self.now_ms + self.options.limits.close_timeout_ms as u64);
@@ -110,8 +125,25 @@ impl Shard {
         }
     }
 
+    /// The peer will say nothing more, but it may still listen: last words and acknowledgements go out first.
     pub(super) fn peer_finished(&mut self, conn: ConnId) {
-        self.lost(conn, Metric::PeerClosed);
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        match &mut connection.phase {
+            Phase::Closing(until) if !connection.outbox.is_empty() => *until = Until::Written,
+            Phase::Ingest { session, .. } if session.has_outstanding() => session.finished = true,
+            _ => self.lost(conn, Metric::PeerClosed),
+        }
+    }
+
+    /// A backend that has finished gets its last acknowledgements, and the end.
+    pub(super) fn finish_backend(&mut self, conn: ConnId) {
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        self.metrics.add(Metric::PeerClosed, 1);
+        connection.phase = Phase::Closing(Until::Written);
+        self.timers.arm(conn.slot, self.now_ms + self.options.limits.close_timeout_ms as u64);
+        if connection.outbox.is_empty() {
+            self.end(conn, false);
+        }
     }
 
     pub(super) fn socket_failed(&mut self, conn: ConnId) {
@@ -183,7 +215,8 @@ impl Shard {
             debug_assert!(matches!(connection.phase, Phase::Gone), "closed a connection that had not ended");
         }
         self.timers.disarm(conn.slot);
-        let Some(connection) = self.connections.remove(conn.slot, conn.generation) else { return };
+        let Some(mut connection) = self.connections.remove(conn.slot, conn.generation) else { return };
+        self.outboxes.clear(&mut connection.outbox);
         let open = match connection.port {
             Port::Client => Metric::ConnectionsOpen,
             Port::Ingest => Metric::IngestConnectionsOpen,

@@ -47,6 +47,10 @@ impl Shard {
             ClientFrame::Publish(publish) => self.ingest_publish(conn, &publish),
             ClientFrame::PublishBatch(batch) => {
                 for publish in batch {
+                    // A refusal that overflowed the outbox has ended the connection, and its credit with it.
+                    if self.is_closing(conn) {
+                        break;
+                    }
                     self.ingest_publish(conn, &publish?)?;
                 }
                 Ok(())
@@ -126,10 +130,17 @@ impl Shard {
         self.metrics.add(Metric::IngestErrors, 1);
         let Some(session) = self.ingest_session_mut(conn) else { return };
         session.return_credit(bytes);
+        let done = session.finished && !session.has_outstanding();
         self.frame.clear();
         write_nack(&mut self.frame, seq, error_of(error));
         let nack = Frame::from_bytes(&self.frame);
         self.send(conn, nack);
+        if done {
+            self.write_acknowledgements();
+            if !self.is_closing(conn) {
+                self.finish_backend(conn);
+            }
+        }
     }
 
     /// Collects an acknowledgement; all of a turn's go out in one frame.
@@ -151,10 +162,14 @@ impl Shard {
                 continue;
             };
             session.listed = false;
+            let done = session.finished && !session.has_outstanding();
             self.frame.clear();
             write_acks(&mut self.frame, session.take_acks());
             let acks = Frame::from_bytes(&self.frame);
             self.send(conn, acks);
+            if done {
+                self.finish_backend(conn);
+            }
         }
     }
 

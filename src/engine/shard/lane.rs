@@ -24,6 +24,9 @@ use crate::session::{Subscription, SubscriptionState};
 /// Text of an unsubscribe push after lost publications; code 2500 makes the SDK subscribe again and recover.
 const INSUFFICIENT_STATE: (u32, &str) = (2500, "insufficient state");
 
+/// What a recovered publication takes in an answer beside its payload, offset and publisher included.
+const RECOVERED_ENVELOPE_BYTES: usize = 128;
+
 impl Shard {
     pub(super) fn lane(&mut self, message: LaneMessage) {
         match message {
@@ -87,12 +90,27 @@ impl Shard {
             return;
         }
         if let Some((form, subscription)) = self.take_asked(conn, command, local) {
-            self.answer_subscriber(conn, form, command, subscription, result.ok());
+            let granted = result.ok().map(|granted| self.fitted(conn, granted));
+            self.answer_subscriber(conn, form, command, subscription, granted);
             self.send_replies(conn, form);
         } else {
             self.metrics.add(Metric::LaneStale, 1);
         }
         self.unfollow_if_unused(local);
+    }
+
+    /// A recovery that would not fit the outbox is none: the client reloads its state instead of being closed as slow,
+    /// coming back with the same offset, and being closed again.
+    fn fitted(&mut self, conn: ConnId, mut granted: Subscribed) -> Subscribed {
+        let Some(Recovery::Recovered(publications)) = &granted.recovery else { return granted };
+        let waiting = self.connections.get(conn.slot, conn.generation).map_or(0, |c| c.outbox.bytes() as usize);
+        let bytes: usize = publications.iter().map(|missed| missed.payload().len() + RECOVERED_ENVELOPE_BYTES).sum();
+        // Half of the outbox is left to what comes behind.
+        if waiting + bytes > self.options.limits.outbox_bytes_max as usize / 2 && !publications.is_empty() {
+            self.metrics.add(Metric::RecoveriesTooLarge, 1);
+            granted.recovery = Some(Recovery::NotRecovered);
+        }
+        granted
     }
 
     /// The subscription that waits for this answer, out of its session.
@@ -226,8 +244,10 @@ impl Shard {
             name.is_none()
         });
         let asked = ended.iter().filter(|(_, state)| matches!(state, SubscriptionState::Asked { .. })).count();
-        session.in_flight -= asked as u16;
+        session.in_flight -= asked as u32;
         self.metrics.sub(Metric::SubscriptionsOpen, (ended.len() - asked) as u64);
+        self.metrics.add(Metric::SubscribesRefused, asked as u64);
+        self.metrics.add(Metric::CommandErrors, asked as u64);
         for (name, state) in &ended {
             let mut writer = ReplyWriter::resume(form, &mut self.replies);
             match state {

@@ -28,7 +28,7 @@ use ringway_wire::frame::write_server_header;
 use ringway_wire::message::MessageLimits;
 
 use crate::connection::{Connection, Phase};
-use crate::fanout::{Fanouts, Moved};
+use crate::fanout::{Fanouts, Moved, Taken};
 use crate::frame::Frame;
 use crate::ids::{ConnId, CoreId};
 use crate::ingest_session::IngestSession;
@@ -44,6 +44,9 @@ use crate::seam::{Accepted, Action, Input, Note, Port};
 use crate::session::SubscriptionState;
 use crate::slots::Slots;
 use crate::timers::Timers;
+
+/// Bytes of the longest answer to one ingest publish: a refusal with its text.
+const ANSWER_BYTES_MAX: usize = 64;
 
 /// See the file's header.
 #[derive(Debug)]
@@ -91,7 +94,7 @@ impl Shard {
             timers: Timers::new(now_ms),
             outboxes: Outboxes::default(),
             to_write: Vec::new(),
-            fanouts: Fanouts::new(fanout_seed),
+            fanouts: Fanouts::new(fanout_seed, limits.outbox_bytes_max),
             owner: Owner::new(limits.clone(), options.boot as u32, owner_seed),
             // One queue more than shards: the control plane's.
             lanes: LanesOut::new(
@@ -123,9 +126,11 @@ impl Shard {
         self.now_ms = self.now_ms.max(now_ms);
     }
 
-    /// Takes in a connection. None: all slots are taken (see [`Shard::is_full`]) or the shard is shutting down.
+    /// Takes in a connection. None: all its port's slots are taken (see [`Shard::is_full`]) or the shard is shutting
+    /// down.
     pub fn accepted(&mut self, accepted: Accepted) -> Option<ConnId> {
-        if self.is_full() || self.shutting_down {
+        if self.is_full(accepted.port) || self.shutting_down {
+            self.metrics.add(Metric::AcceptDropped, 1);
             return None;
         }
         let phase = match accepted.port {
@@ -144,26 +149,53 @@ impl Shard {
         Some(ConnId { slot, generation })
     }
 
-    /// Whether all connection slots are taken: stop accepting.
-    pub fn is_full(&self) -> bool {
-        self.connections.len() >= self.options.limits.connections_per_shard_max
+    /// Whether all of a port's connection slots are taken: stop accepting. Backends have slots of their own, so that
+    /// clients cannot keep them out.
+    pub fn is_full(&self, port: Port) -> bool {
+        let (open, max) = self.places(port);
+        open >= max
+    }
+
+    /// Whether a port that was full has room again; a twentieth, so that a full shard does not flap.
+    pub fn has_room(&self, port: Port) -> bool {
+        let (open, max) = self.places(port);
+        open < max - max / 20
+    }
+
+    /// Connections of a port, and how many there may be.
+    fn places(&self, port: Port) -> (u64, u64) {
+        let limits = &self.options.limits;
+        match port {
+            Port::Client => (self.metrics.get(Metric::ConnectionsOpen), limits.connections_per_shard_max as u64),
+            Port::Ingest => {
+                (self.metrics.get(Metric::IngestConnectionsOpen), limits.ingest_connections_per_shard_max as u64)
+            }
+        }
     }
 
     /// Whether more may be read from this connection now. When not, keep it on the ready list and ask again.
     pub fn wants_read(&self, conn: ConnId) -> bool {
         let Some(connection) = self.connections.get(conn.slot, conn.generation) else { return false };
         match &connection.phase {
-            Phase::Client(session) => {
-                (session.in_flight as u32) < self.options.limits.requests_in_flight_per_connection_max
-            }
+            Phase::Client(session) => session.in_flight < self.options.limits.requests_in_flight_per_connection_max,
             Phase::Gone => false,
             Phase::Upgrading { .. } | Phase::Echo | Phase::Ingest { .. } | Phase::Closing(_) => true,
         }
     }
 
-    /// Whether another core's queue holds this one up: read nothing at all until it does not.
+    /// Whether another core's queue or this core's fan-outs are behind: read nothing at all until they are not.
     pub fn is_pressed(&self) -> bool {
-        self.lanes.pressed()
+        self.lanes.pressed() || self.fanouts.backlog_bytes() > self.backlog_bytes_max() / 2
+    }
+
+    /// Whether fan-outs are so far behind that nothing more is to be taken from other cores this turn. Their spills
+    /// hold them back in turn; this core's own work goes on, so the backlog falls.
+    pub fn is_swamped(&self) -> bool {
+        self.fanouts.backlog_bytes() > self.backlog_bytes_max()
+    }
+
+    fn backlog_bytes_max(&self) -> usize {
+        self.options.limits.fanout_backlog_bytes_max as usize
     }
 
     /// Takes in one thing that happened.
@@ -197,7 +229,7 @@ impl Shard {
 
     /// Whether `end_turn` would have something to do at once: do not sleep.
     pub fn has_work(&self) -> bool {
-        self.fanouts.has_work() || !self.to_write.is_empty()
+        self.fanouts.has_work() || !self.to_write.is_empty() || self.lanes.has_own()
     }
 
     /// Fills a batch of writes, one per connection. Each is followed by `Input::Wrote`. Call it until it is empty.
@@ -245,6 +277,11 @@ impl Shard {
         self.connections.len()
     }
 
+    /// Frames that wait in outboxes, for tests and memory reports.
+    pub fn outbox_frames(&self) -> usize {
+        self.outboxes.nodes_in_use()
+    }
+
     /// Milliseconds until a deadline could have come.
     pub fn next_tick_in_ms(&self) -> u64 {
         Timers::next_tick_in_ms(self.now_ms)
@@ -272,8 +309,19 @@ impl Shard {
 
     /// Queues a frame for a connection; at the outbox's bound the connection ends as slow.
     fn send(&mut self, conn: ConnId, frame: Frame) {
+        let limits = &self.options.limits;
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
-        if connection.outbox.bytes() as usize + frame.bytes().len() > self.options.limits.outbox_bytes_max as usize {
+        if matches!(connection.phase, Phase::Gone) {
+            return;
+        }
+        let bytes_max = match connection.port {
+            Port::Client => limits.outbox_bytes_max as usize,
+            // A turn may acknowledge all of a backend's credit.
+            Port::Ingest => {
+                limits.outbox_bytes_max as usize + limits.ingest_credit_messages as usize * ANSWER_BYTES_MAX
+            }
+        };
+        if connection.outbox.bytes() as usize + frame.bytes().len() > bytes_max {
             self.overflow(conn);
             return;
         }
@@ -307,18 +355,26 @@ impl Shard {
         self.fanouts.step(
             budget,
             |delivery| {
-                let Some(connection) = connections.at_mut(delivery.slot) else { return };
-                if connection.outbox.bytes() as usize + delivery.frame.bytes().len() > outbox_bytes_max {
+                let Some(connection) = connections.at_mut(delivery.slot) else { return Taken::Yes };
+                let waiting = connection.outbox.bytes() as usize;
+                let wanted = waiting + delivery.frame.bytes().len();
+                // A socket that takes what it is offered is not slow because a turn brought much: write first.
+                if wanted > outbox_bytes_max / 2 && waiting > 0 && !connection.outbox.blocked && !delivery.begun {
+                    return Taken::PutOff;
+                }
+                if wanted > outbox_bytes_max {
                     overflowed.push(delivery.slot);
-                    return;
+                    return Taken::Yes;
                 }
                 outboxes.push(&mut connection.outbox, delivery.frame.clone());
                 list(to_write, delivery.slot, connection);
                 delivered += delivery.publications as u64;
+                Taken::Yes
             },
             &mut self.moved,
         );
         self.metrics.add(Metric::Deliveries, delivered);
+        self.metrics.set(Metric::FanoutBacklogBytes, self.fanouts.backlog_bytes() as u64);
         if self.fanouts.has_work() {
             self.metrics.add(Metric::FanoutsSliced, 1);
         }
@@ -330,9 +386,9 @@ impl Shard {
         }
     }
 
-    /// Tells subscriptions their new places in the lists.
+    /// Tells subscriptions their new places in the lists. In order: one may have moved twice, and its last place counts.
     fn apply_moves(&mut self) {
-        while let Some(Moved { slot, local, index }) = self.moved.pop() {
+        for Moved { slot, local, index } in self.moved.drain(..) {
             let Some(Connection { phase: Phase::Client(session), .. }) = self.connections.at_mut(slot) else {
                 continue;
             };

@@ -20,6 +20,9 @@ use crate::ids::ConnId;
 use crate::metrics::Metric;
 use crate::session::Session;
 
+/// Unused bytes that the buffer of an incomplete frame may keep.
+const PARTIAL_SLACK_BYTES: usize = 512;
+
 /// What the front of the received bytes is to be read as.
 #[derive(Clone, Copy)]
 enum Reader {
@@ -49,6 +52,10 @@ impl Shard {
                 partial.extend_from_slice(bytes);
                 let used = self.consume(conn, &mut fragments, &mut partial);
                 partial.drain(..used);
+                // A few bytes left over must not keep the memory of the many before them.
+                if partial.capacity() > 2 * partial.len() + PARTIAL_SLACK_BYTES {
+                    partial.shrink_to_fit();
+                }
                 (!partial.is_empty()).then_some(partial)
             }
         };

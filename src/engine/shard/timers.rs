@@ -84,6 +84,10 @@ impl Shard {
                 let rest_ms = ping_interval_ms.saturating_sub(pong_timeout_ms).max(TICK_MS);
                 self.timers.arm(conn.slot, self.now_ms + rest_ms);
             }
+            // While we do not read, an answer can lie unread: that is our silence, not the peer's.
+            Due::NoPong | Due::BackendSilent if self.is_pressed() || !self.wants_read(conn) => {
+                self.timers.arm(conn.slot, self.now_ms + pong_timeout_ms.max(TICK_MS));
+            }
             Due::NoPong => self.close(conn, CloseReason::NoPong),
             Due::PingBackend => {
                 self.frame.clear();

@@ -64,6 +64,8 @@ error_table! {
     HelloTimeout = 305, "hello timeout", "hello_timeout", true;
     /// Nothing was heard for twice `idle_timeout_ms`, pings included.
     IdleTimeout = 306, "idle timeout", "idle_timeout", true;
+    /// The backend did not read its acknowledgements.
+    Slow = 308, "slow", "slow", true;
     /// The node stops; go to another address or come back later.
     Shutdown = 307, "shutdown", "shutdown", true;
 }

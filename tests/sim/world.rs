@@ -1,0 +1,439 @@
+//! The world of one run: shards, the lanes between them, sockets, peers and the clock, all moved by one seed.
+//!
+//! In: a [`Plan`]. Out: a run that holds, or a panic. A shard's turn is a list of small operations in an order that
+//! the dice choose; operations of different shards interleave anyhow. What a real loop never does, this does not do:
+//! an operation is not cut in two, one shard's operations keep their order, and batches of one sender stay in line.
+//!
+//! ```text
+//! turn   begin | lane, read, writable (some of each, shuffled) | end turn | write | send lanes | carry out | closed
+//! send   for each target: raise its flag if something was lost, then one batch after the other until the queue is full
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+
+use ringway_engine::ids::{ConnId, CoreId};
+use ringway_engine::lane_message::Batch;
+use ringway_engine::metrics::Metric;
+use ringway_engine::outbox::WriteBatch;
+use ringway_engine::seam::{Accepted, Action, Input, Port};
+use ringway_engine::shard::Shard;
+
+use crate::backend::{self, Backend};
+use crate::client::{self, Client};
+use crate::dice::{Dice, Trace};
+use crate::ledger::Ledger;
+use crate::plan::Plan;
+use crate::socket::{PeerEnd, Socket};
+
+/// See the file's header.
+pub(crate) struct World {
+    pub(crate) plan: Plan,
+    pub(crate) dice: Dice,
+    pub(crate) trace: Trace,
+    pub(crate) ledger: Ledger,
+    pub(crate) clients: Vec<Client>,
+    pub(crate) backends: Vec<Backend>,
+    pub(crate) sockets: Vec<Socket>,
+    pub(crate) now_ms: u64,
+    nodes: Vec<Node>,
+    /// By target, then sender.
+    lanes: Vec<Vec<Lane>>,
+}
+
+/// One shard and what a loop would keep for it.
+struct Node {
+    shard: Shard,
+    ops: VecDeque<Op>,
+    /// Open sockets by slot.
+    sockets: BTreeMap<u32, usize>,
+    /// Told to close; `Closed` follows.
+    closing: Vec<ConnId>,
+    writes: WriteBatch,
+    /// Does nothing for so many of its operations.
+    stalled: usize,
+}
+
+/// From one shard to another.
+#[derive(Default)]
+struct Lane {
+    queue: VecDeque<Batch>,
+    lost: bool,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Op {
+    Begin,
+    /// Messages of one sender, at most so many.
+    Lane {
+        messages_max: usize,
+    },
+    /// Bytes of one socket, at most so many.
+    Read {
+        bytes_max: usize,
+    },
+    Writable,
+    EndTurn,
+    Write {
+        short: bool,
+    },
+    Send,
+    RaiseLost(CoreId),
+    Push(CoreId),
+    CarryOut,
+    Closed,
+}
+
+/// All of it.
+const ALL: usize = usize::MAX;
+
+impl World {
+    pub(crate) fn new(plan: Plan) -> Self {
+        let shards = plan.shards;
+        let node = |core| Node {
+            shard: Shard::new(plan.options(core), 0),
+            ops: VecDeque::new(),
+            sockets: BTreeMap::new(),
+            closing: Vec::new(),
+            writes: WriteBatch::default(),
+            stalled: 0,
+        };
+        World {
+            dice: Dice::new(plan.seed),
+            trace: Trace::default(),
+            ledger: Ledger::new(&plan),
+            clients: plan.clients.iter().map(|client| Client::new(client.encoding, &plan)).collect(),
+            backends: plan.backends.iter().map(|_| Backend::new(&plan)).collect(),
+            sockets: Vec::new(),
+            now_ms: 0,
+            nodes: (0..shards).map(node).collect(),
+            lanes: (0..shards).map(|_| (0..shards).map(|_| Lane::default()).collect()).collect(),
+            plan,
+        }
+    }
+
+    /// A new connection to a shard; its place among `sockets`.
+    pub(crate) fn open(&mut self, core: usize, port: Port) -> Option<usize> {
+        let node = &mut self.nodes[core];
+        let conn = node.shard.accepted(Accepted { port, peer: None })?;
+        let room = if port == Port::Client { self.plan.socket_bytes_max } else { 1 << 20 };
+        self.sockets.push(Socket::new(core, conn, room));
+        let index = self.sockets.len() - 1;
+        node.sockets.insert(conn.slot, index);
+        self.trace.note("open", [core as u64, u64::from(conn.slot), index as u64]);
+        Some(index)
+    }
+
+    /// One operation of a shard.
+    pub(crate) fn step(&mut self, core: usize) {
+        if self.nodes[core].stalled > 0 {
+            self.nodes[core].stalled -= 1;
+            return;
+        }
+        if self.nodes[core].ops.is_empty() {
+            if self.plan.stalls && self.dice.one_in(if self.plan.lossy { 15 } else { 60 }) {
+                self.nodes[core].stalled = self.dice.between(10, 400);
+            }
+            self.begin_turn(core);
+        }
+        if let Some(op) = self.nodes[core].ops.pop_front() {
+            self.carry_out(core, op);
+        }
+    }
+
+    /// Puts a turn together.
+    fn begin_turn(&mut self, core: usize) {
+        let dice = &mut self.dice;
+        let mut ops = Vec::new();
+        ops.extend((0..dice.below(5)).map(|_| Op::Lane { messages_max: dice.pick(&[1, 2, 7, ALL]) }));
+        ops.extend((0..dice.below(5)).map(|_| Op::Read { bytes_max: dice.pick(&[1, 20, 300, 100_000, 100_000]) }));
+        ops.extend((0..dice.below(3)).map(|_| Op::Writable));
+        dice.shuffle(&mut ops);
+        let mut rare = |ops: &mut Vec<Op>, op, skipped_one_in| {
+            if !dice.one_in(skipped_one_in) {
+                ops.push(op);
+            }
+        };
+        rare(&mut ops, Op::EndTurn, 6);
+        rare(&mut ops, Op::Write { short: true }, 4);
+        rare(&mut ops, Op::Send, 6);
+        rare(&mut ops, Op::CarryOut, 4);
+        rare(&mut ops, Op::Closed, 2);
+        self.nodes[core].ops.push_back(Op::Begin);
+        self.nodes[core].ops.extend(ops);
+    }
+
+    /// A whole turn without faults, in the order of the real loop. True: something was done.
+    pub(crate) fn fair_turn(&mut self, core: usize) -> bool {
+        let before = self.trace.digest();
+        self.nodes[core].stalled = 0;
+        while let Some(op) = self.nodes[core].ops.pop_front() {
+            self.carry_out(core, op);
+        }
+        self.carry_out(core, Op::Begin);
+        for _ in 0..self.plan.shards * 4 {
+            self.carry_out(core, Op::Lane { messages_max: ALL });
+        }
+        for _ in 0..self.nodes[core].sockets.len() {
+            self.carry_out(core, Op::Writable);
+            self.carry_out(core, Op::Read { bytes_max: ALL });
+        }
+        self.carry_out(core, Op::EndTurn);
+        self.carry_out(core, Op::Write { short: false });
+        self.nodes[core].ops.extend([Op::Send, Op::CarryOut, Op::Closed]);
+        while let Some(op) = self.nodes[core].ops.pop_front() {
+            self.carry_out(core, op);
+        }
+        before != self.trace.digest() || self.nodes[core].shard.has_work() || !self.nodes[core].closing.is_empty()
+    }
+
+    fn carry_out(&mut self, core: usize, op: Op) {
+        match op {
+            Op::Begin => self.nodes[core].shard.begin_turn(self.now_ms),
+            Op::Lane { messages_max } => self.take_lane(core, messages_max),
+            Op::Read { bytes_max } => self.read(core, bytes_max),
+            Op::Writable => self.writable(core),
+            Op::EndTurn => self.nodes[core].shard.end_turn(),
+            Op::Write { short } => self.write(core, short),
+            Op::Send => {
+                let mut targets = Vec::new();
+                self.nodes[core].shard.lanes().take_waiting(&mut targets);
+                self.dice.shuffle(&mut targets);
+                for to in targets {
+                    // Raised before anything said later is sent.
+                    self.nodes[core].ops.push_front(Op::Push(to));
+                    self.nodes[core].ops.push_front(Op::RaiseLost(to));
+                }
+            }
+            Op::RaiseLost(to) => {
+                if self.nodes[core].shard.lanes().take_lost(to) {
+                    self.trace.note("lost", [core as u64, u64::from(to.0), 0]);
+                    self.lanes[to.0 as usize][core].lost = true;
+                    *self.ledger.lost.entry((core, to.0 as usize)).or_default() += 1;
+                }
+            }
+            Op::Push(to) => self.push(core, to),
+            Op::CarryOut => {
+                let mut actions = Vec::new();
+                self.nodes[core].shard.take_actions(&mut actions);
+                for action in actions {
+                    if let Action::Close { conn, .. } = action {
+                        self.trace.note("close", [core as u64, u64::from(conn.slot), 0]);
+                        self.nodes[core].closing.push(conn);
+                    }
+                }
+            }
+            Op::Closed => self.closed(core),
+        }
+    }
+
+    /// Offers one batch to a lane, and comes back for the next until the queue is full.
+    fn push(&mut self, core: usize, to: CoreId) {
+        let Some(batch) = self.nodes[core].shard.lanes().take_batch(to) else { return };
+        let lanes = &mut self.lanes[to.0 as usize];
+        let queued: usize = lanes.iter().map(|lane| lane.queue.len()).sum();
+        self.trace.note("push", [core as u64, u64::from(to.0), batch.messages.len() as u64]);
+        if queued >= self.plan.queue_batches_max {
+            self.nodes[core].shard.lanes().put_back(to, batch);
+        } else {
+            lanes[core].queue.push_back(batch);
+            self.nodes[core].ops.push_front(Op::Push(to));
+        }
+    }
+
+    /// Takes messages of one sender off the lane, in order.
+    fn take_lane(&mut self, core: usize, messages_max: usize) {
+        let senders: Vec<_> = (0..self.plan.shards).filter(|from| !self.lanes[core][*from].queue.is_empty()).collect();
+        let mut messages = Vec::new();
+        if !senders.is_empty() {
+            let from = self.dice.pick(&senders);
+            let queue = &mut self.lanes[core][from].queue;
+            let batch = &mut queue[0];
+            let take = messages_max.min(batch.messages.len());
+            messages.extend(batch.messages.drain(..take));
+            if batch.messages.is_empty() {
+                queue.pop_front();
+            }
+            self.trace.note("lane", [core as u64, from as u64, take as u64]);
+        }
+        // Looked at behind the pop and before the messages, as the loop does.
+        for from in 0..self.plan.shards {
+            if std::mem::take(&mut self.lanes[core][from].lost) {
+                self.trace.note("told lost", [core as u64, from as u64, 0]);
+                self.nodes[core].shard.handle(Input::LaneLost { from: CoreId(from as u16) });
+            }
+        }
+        for message in messages {
+            self.nodes[core].shard.handle(Input::Lane { message });
+        }
+    }
+
+    fn read(&mut self, core: usize, bytes_max: usize) {
+        let node = &mut self.nodes[core];
+        if node.shard.is_pressed() {
+            return;
+        }
+        let (shard, sockets) = (&node.shard, &self.sockets);
+        let readable = |socket: &Socket| {
+            let fresh = !socket.up.is_empty() || (socket.peer_end.is_some() && !socket.peer_end_told);
+            fresh && shard.wants_read(socket.conn)
+        };
+        let ready: Vec<_> = node.sockets.values().copied().filter(|index| readable(&sockets[*index])).collect();
+        if ready.is_empty() {
+            return;
+        }
+        let index = self.dice.pick(&ready);
+        let socket = &mut self.sockets[index];
+        let conn = socket.conn;
+        let take = bytes_max.min(socket.up.len());
+        self.trace.note("read", [core as u64, index as u64, take as u64]);
+        if take > 0 {
+            let mut bytes: Vec<u8> = socket.up.drain(..take).collect();
+            node.shard.handle(Input::Received { conn, bytes: &mut bytes });
+            return;
+        }
+        socket.peer_end_told = true;
+        node.shard.handle(match socket.peer_end {
+            Some(PeerEnd::Reset) => Input::SocketFailed { conn },
+            Some(PeerEnd::Fin) | None => Input::PeerFinished { conn },
+        });
+    }
+
+    fn writable(&mut self, core: usize) {
+        let node = &mut self.nodes[core];
+        let has_room = |index: &usize| self.sockets[*index].blocked && self.sockets[*index].room() > 0;
+        let free: Vec<_> = node.sockets.values().copied().filter(has_room).collect();
+        if !free.is_empty() {
+            let index = self.dice.pick(&free);
+            self.sockets[index].blocked = false;
+            self.trace.note("writable", [core as u64, index as u64, 0]);
+            node.shard.handle(Input::Writable { conn: self.sockets[index].conn });
+        }
+    }
+
+    fn write(&mut self, core: usize, short: bool) {
+        let node = &mut self.nodes[core];
+        loop {
+            node.shard.collect_writes(&mut node.writes);
+            if node.writes.is_empty() {
+                return;
+            }
+            for (conn, bytes) in node.writes.iter() {
+                let index = node.sockets.get(&conn.slot).copied();
+                let Some(index) = index.filter(|index| self.sockets[*index].conn == conn) else {
+                    panic!("a write for {conn:?}, which has no socket");
+                };
+                let socket = &mut self.sockets[index];
+                assert!(!socket.blocked, "a write for a socket that has not said writable");
+                if socket.peer_end == Some(PeerEnd::Reset) && !socket.peer_end_told {
+                    socket.peer_end_told = true;
+                    node.shard.handle(Input::SocketFailed { conn });
+                    continue;
+                }
+                let mut take = bytes.len().min(socket.room());
+                if short && take > 0 && self.dice.one_in(6) {
+                    take = self.dice.below(take);
+                }
+                socket.take(&bytes[..take]);
+                let all = take == bytes.len();
+                socket.blocked = !all;
+                self.trace.note("write", [core as u64, index as u64, take as u64]);
+                node.shard.handle(Input::Wrote { conn, bytes: take, all });
+            }
+        }
+    }
+
+    /// Nothing of one closing connection is in flight any more.
+    fn closed(&mut self, core: usize) {
+        let node = &mut self.nodes[core];
+        if node.closing.is_empty() {
+            return;
+        }
+        let conn = node.closing.swap_remove(self.dice.below(node.closing.len()));
+        if let Some(index) = node.sockets.remove(&conn.slot) {
+            assert_eq!(self.sockets[index].conn, conn, "closed another connection of the slot");
+            self.sockets[index].server_closed = true;
+            self.trace.note("closed", [core as u64, index as u64, 0]);
+        }
+        node.shard.handle(Input::Closed { conn });
+    }
+
+    /// Runs `act` on a client that has a connection, with what it may touch.
+    pub(crate) fn with_client<T>(
+        &mut self,
+        number: usize,
+        act: impl FnOnce(&mut Client, &mut client::Around<'_>) -> T,
+    ) -> Option<T> {
+        let client = &mut self.clients[number];
+        let socket = &mut self.sockets[client.link.as_ref()?.socket];
+        let (dice, plan, ledger) = (&mut self.dice, &self.plan, &mut self.ledger);
+        Some(act(client, &mut client::Around { dice, plan, ledger, socket }))
+    }
+
+    /// The same for a new connection of a client.
+    pub(crate) fn connect_client(&mut self, number: usize) {
+        let home = self.plan.clients[number].home;
+        let core = if self.dice.one_in(5) { self.dice.below(self.plan.shards) } else { home };
+        let Some(index) = self.open(core, Port::Client) else { return };
+        let (dice, plan, ledger) = (&mut self.dice, &self.plan, &mut self.ledger);
+        let mut around = client::Around { dice, plan, ledger, socket: &mut self.sockets[index] };
+        self.clients[number].connect(index, &mut around);
+    }
+
+    /// Runs `act` on a backend that has a connection, with what it may touch.
+    pub(crate) fn with_backend<T>(
+        &mut self,
+        number: usize,
+        act: impl FnOnce(&mut Backend, &mut backend::Around<'_>) -> T,
+    ) -> Option<T> {
+        let backend = &mut self.backends[number];
+        let socket = &mut self.sockets[backend.socket?];
+        let (dice, plan, ledger) = (&mut self.dice, &self.plan, &mut self.ledger);
+        Some(act(backend, &mut backend::Around { dice, plan, ledger, socket }))
+    }
+
+    pub(crate) fn connect_backend(&mut self, number: usize) {
+        let core = self.plan.backends[number];
+        let Some(index) = self.open(core, Port::Ingest) else { return };
+        let (dice, plan, ledger) = (&mut self.dice, &self.plan, &mut self.ledger);
+        let mut around = backend::Around { dice, plan, ledger, socket: &mut self.sockets[index] };
+        self.backends[number].connect(index, &mut around);
+    }
+
+    /// Whether something is under way that needs no new input to go on.
+    pub(crate) fn is_busy(&mut self) -> bool {
+        let lanes = self.lanes.iter().flatten().any(|lane| !lane.queue.is_empty() || lane.lost);
+        let sockets = self.sockets.iter().any(|socket| {
+            !socket.server_closed && (!socket.up.is_empty() || !socket.down.is_empty() || socket.blocked)
+        });
+        lanes || sockets || self.nodes.iter_mut().any(|node| node.shard.lanes().spill_bytes() > 0)
+    }
+
+    /// Tells every shard to end.
+    pub(crate) fn shut_down(&mut self) {
+        for node in &mut self.nodes {
+            node.shard.handle(Input::Shutdown);
+        }
+    }
+
+    /// Every peer has gone and every channel is forgotten: nothing may be left.
+    pub(crate) fn assert_empty(&mut self) {
+        for (core, node) in self.nodes.iter_mut().enumerate() {
+            assert_eq!(node.shard.connections(), 0, "connections of shard {core}");
+            assert!(node.sockets.is_empty() && node.closing.is_empty(), "sockets of shard {core}");
+            assert_eq!(node.shard.outbox_frames(), 0, "frames left in outboxes of shard {core}");
+            assert_eq!(node.shard.lanes().spill_bytes(), 0, "spill of shard {core}");
+            let gauges = [
+                Metric::ConnectionsOpen,
+                Metric::IngestConnectionsOpen,
+                Metric::SubscriptionsOpen,
+                Metric::ChannelsFollowed,
+                Metric::ChannelsOwned,
+                Metric::HistoryBytes,
+                Metric::HistoryPublications,
+            ];
+            for gauge in gauges {
+                assert_eq!(node.shard.metrics().get(gauge), 0, "{gauge:?} of shard {core}");
+            }
+        }
+    }
+}
