@@ -70,8 +70,6 @@ impl Shard {
         if !matches!(connection.phase, Phase::Ingest { .. }) {
             return;
         }
-        self.metrics.add(Metric::IngestErrors, 1);
-        self.metrics.add(Metric::ServerClosed, 1);
         self.write_acknowledgements();
         // Those may have ended the connection themselves.
         if self.is_closing(conn) {
