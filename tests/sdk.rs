@@ -2,6 +2,7 @@
 //!
 //! In: the server binary, and what `make sdk` installs (npm and PyPI packages, Chromium). Out: pass or fail per script,
 //! with everything that the script and the server said on a fail. No SDK is replaced by a stand-in.
+#![allow(clippy::print_stdout, reason = "what the scripts said belongs into the output of the test")]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and start real threads")]
 
 use std::process::Command;

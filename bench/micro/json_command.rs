@@ -56,7 +56,7 @@ fn publish_protobuf(bytes: u8) -> Vec<u8> {
     let two_bytes = |len: u8| [len | 0x80, 1];
     assert!((128..228).contains(&bytes), "its length takes two bytes, and so do those around it");
     let body = 2 + channel.len() as u8 + 3 + bytes;
-    let mut message = two_bytes(body + 5 & 0x7F).to_vec();
+    let mut message = two_bytes((body + 5) & 0x7F).to_vec();
     message.extend_from_slice(&[0x08, 3, 0x3A]);
     message.extend_from_slice(&two_bytes(body & 0x7F));
     message.extend_from_slice(&[0x0A, channel.len() as u8]);

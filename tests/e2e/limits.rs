@@ -165,7 +165,14 @@ fn a_full_shard_sends_new_connections_away_until_it_has_room() {
     let backend = Backend::connect(&server);
     backend.publish("still-served", b"1").ack();
     drop(clients.pop());
-    eventually("room again", || TcpStream::connect(server.client).is_ok());
-    let mut late = Client::connect(&server);
+    let mut stream = None;
+    eventually("room again", || {
+        stream = TcpStream::connect(server.client).ok();
+        stream.is_some()
+    });
+    let stream = stream.expect("connected");
+    let request = ringway_tests::websocket::upgrade_request(server.client, "/connection/websocket", "");
+    let mut late = Client::over(ringway_tests::WebSocket::upgrade(stream, &request), Encoding::Json);
+    late.say_connect();
     late.assert_alive();
 }

@@ -3,6 +3,7 @@
 //! In: the binary that the harness builds or `RINGWAY_BIN` names. Out: pass or fail, with the server's stderr on a fail.
 //! One test binary for all of them, so that they link once; run one file with
 //! `cargo test -p ringway-tests --test e2e recovery::`.
+#![allow(clippy::print_stdout, reason = "what was measured belongs into the output of the test")]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and start real threads")]
 
 mod bad_input;
