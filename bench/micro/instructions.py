@@ -10,6 +10,8 @@ counted. Figures do not depend on what else the machine does, unlike times.
     bench/micro/instructions.py fanout "128 B"       one bench, cases that contain a text
     bench/micro/instructions.py --profile release    as shipped (default: fast)
     bench/micro/instructions.py --where fanout       also the functions that cost most
+    bench/micro/instructions.py --locked-max 0.1 fanout   fails when an item locks more often: a publication may lock a few
+                                                     times, a delivery never
 """
 
 import argparse
@@ -89,7 +91,9 @@ def main():
     parser.add_argument("case", nargs="?", default="")
     parser.add_argument("--profile", default="fast")
     parser.add_argument("--where", action="store_true")
+    parser.add_argument("--locked-max", type=float, help="locking operations per item above which the exit code is 1")
     options = parser.parse_args()
+    over = []
     print(f"{'bench':<14} {'case':<44} {'items':>6} {'instructions':>13} {'locked':>9}   per item")
     for name, executable in executables(options.profile).items():
         if options.bench not in name:
@@ -104,9 +108,13 @@ def main():
                 sys.exit(f"{name} {case}: nothing was counted; is `counted` inlined?")
             per_item = f"{total / int(items):.1f} instructions, {locks / int(items):.4f} locked"
             print(f"{name:<14} {case:<44} {items:>6} {total:>13} {locks:>9}   {per_item}", flush=True)
+            if options.locked_max is not None and locks / int(items) > options.locked_max:
+                over.append(f"{name} {case}: {locks / int(items):.4f} locking operations per item")
             if options.where:
                 for function, count in functions.most_common(FUNCTIONS_SHOWN):
                     print(f"  {count / int(items):>10.2f}  {function}")
+    if over:
+        sys.exit("over --locked-max:\n" + "\n".join(over))
 
 
 main()

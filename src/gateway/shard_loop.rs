@@ -360,8 +360,8 @@ impl ShardLoop {
                 return left;
             }
             let Some(socket) = self.places.socket(conn) else { return false };
-            let buffer = self.scratch.as_mut_slice();
-            let room = buffer.len();
+            let room = SCRATCH_BYTES.min(self.read_bytes_per_turn_max - read);
+            let buffer = &mut self.scratch.as_mut_slice()[..room];
             match socket.recv(buffer) {
                 Ok(0) => {
                     self.shard.handle(Input::PeerFinished { conn });

@@ -8,7 +8,9 @@
 
 mod bad_input;
 mod first_light;
+mod lane_order;
 mod limits;
+mod loop_edges;
 mod many_shards;
 mod partial_frames;
 mod recovery;

@@ -138,7 +138,7 @@ impl Backend {
     pub(crate) fn read(&mut self, bytes: usize, around: &mut Around<'_>) -> bool {
         let take = bytes.min(around.socket.down.len());
         if take == 0 {
-            let over = around.socket.server_closed && self.socket.is_some();
+            let over = around.socket.server_end && self.socket.is_some();
             if over {
                 assert!(self.said_goodbye, "the server ended a backend's connection");
                 self.socket = None;

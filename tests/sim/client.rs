@@ -200,7 +200,7 @@ impl Client {
         let Some(link) = &mut self.link else { return false };
         let take = bytes.min(around.socket.down.len());
         if take == 0 {
-            let over = around.socket.server_closed;
+            let over = around.socket.server_end;
             if over {
                 self.over(around);
             }

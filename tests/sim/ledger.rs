@@ -20,6 +20,7 @@ pub(crate) struct Ledger {
     unnumbered: Vec<(usize, Vec<Id>)>,
     connections: u64,
     large: bool,
+    uneven: bool,
     /// Times that shard `to` was told that shard `from` lost publications, as (from, to).
     pub(crate) lost: BTreeMap<(usize, usize), u32>,
     /// What the run came to, for the report.
@@ -35,6 +36,11 @@ pub(crate) struct Counts {
     pub(crate) not_recovered: u64,
     pub(crate) delivered: u64,
     pub(crate) acked: u64,
+    /// Times that a shard dropped publications for another.
+    pub(crate) lost: u64,
+    /// Subscriptions that shards ended for that.
+    pub(crate) ended: u64,
+    /// Of those, clients that heard of it.
     pub(crate) told_lost: u64,
     pub(crate) closed_slow: u64,
 }
@@ -47,6 +53,8 @@ impl Counts {
         self.not_recovered += other.not_recovered;
         self.delivered += other.delivered;
         self.acked += other.acked;
+        self.lost += other.lost;
+        self.ended += other.ended;
         self.told_lost += other.told_lost;
         self.closed_slow += other.closed_slow;
     }
@@ -79,6 +87,7 @@ impl Ledger {
             unnumbered: Vec::new(),
             connections: 0,
             large: plan.large,
+            uneven: plan.lossy,
             lost: BTreeMap::new(),
             counts: Counts::default(),
         }
@@ -102,6 +111,7 @@ impl Ledger {
         let len = match scrambled % 64 {
             0 if self.large => 10_000 + scrambled % 60_000 / 2,
             1..4 => scrambled % 700,
+            4..20 if self.uneven => scrambled % 700,
             _ => scrambled % 40,
         };
         format!("{{\"p\":{id},\"x\":\"{}\"}}", "x".repeat(len as usize))

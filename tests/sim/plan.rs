@@ -71,13 +71,13 @@ impl Plan {
         let roles_apart = seed.is_multiple_of(2);
         let shards = if roles_apart { 4 } else { dice.pick(&[1, 2, 2, 3, 5, 7]) };
         let lossy = shards > 1 && dice.one_in(3);
-        let slow = dice.one_in(5);
+        let slow = dice.one_in(4);
         let large = !slow && dice.one_in(4);
-        let channels = dice.between(1, 5);
+        let channels = dice.between(1, if slow || lossy { 2 } else { 5 });
         // On few shards, so that fan-outs have several to go to.
         let homes: Vec<_> = (0..dice.between(1, shards)).map(|_| dice.below(shards)).collect();
         let clients = dice.between(2, 14);
-        let backends = dice.between(1, 4);
+        let backends = dice.between(2, 4);
         let history_lasts = dice.one_in(2);
         let mut plan = Plan {
             seed,
@@ -90,13 +90,17 @@ impl Plan {
             history_size: dice.pick(&[1, 4, 32, 500, 5_000]) as u32,
             history_lasts,
             queue_batches_max: if lossy { dice.between(1, 4) } else { dice.pick(&[1, 2, 8, 64]) },
-            socket_bytes_max: dice.pick(&[64, 700, 5_000, 200_000]),
+            socket_bytes_max: if slow { dice.between(64, 2_000) } else { dice.pick(&[64, 700, 5_000, 200_000]) },
             steps: dice.between(3_000, 9_000),
             lossy,
             slow,
             large,
             stalls: lossy || dice.one_in(3),
         };
+        if lossy && let Some(last) = plan.backends.last_mut() {
+            // What comes in at the owner itself reaches it unhindered, and is too much for the lanes.
+            *last = plan.channels[0].owner;
+        }
         if roles_apart {
             let owner = plan.channels[0].owner;
             (plan.clients[0].home, plan.backends[0]) = ((owner + 1) % 4, (owner + 2) % 4);
@@ -136,16 +140,16 @@ fn limits(dice: &mut Dice, lossy: bool, slow: bool) -> Limits {
     let defaults = Limits::DEFAULT;
     Limits {
         connections_per_shard_max: 1_000,
-        outbox_bytes_max: if slow { dice.between(4_000, 20_000) as u32 } else { 1 << 30 },
+        outbox_bytes_max: if slow { dice.between(2_000, 4_000) as u32 } else { 1 << 30 },
         requests_in_flight_per_connection_max: dice.pick(&[1, 2, 8, 1_024]),
         ping_interval_ms: dice.pick(&[0, 6_000]),
         pong_timeout_ms: 5_000,
         channel_idle_ms: dice.pick(&[500, 600_000]),
         recovery_publications_max: dice.pick(&[3, 500, 500]),
-        recovery_bytes_max: if slow { 3_000 } else { defaults.recovery_bytes_max },
-        ingest_credit_messages: dice.pick(&[1, 7, 64]),
+        recovery_bytes_max: if slow { 1_000 } else { defaults.recovery_bytes_max },
+        ingest_credit_messages: if slow || lossy { 64 } else { dice.pick(&[1, 7, 64]) },
         lane_spill_bytes_max: if lossy { dice.between(500, 3_000) as u32 } else { 1 << 30 },
-        lane_batch_messages_max: dice.pick(&[1, 2, 5, 1_024]),
+        lane_batch_messages_max: if lossy { dice.between(1, 16) as u32 } else { dice.pick(&[1, 2, 5, 1_024]) },
         fanout_deliveries_per_turn_max: dice.pick(&[1, 2, 3, 7, 4_096]),
         ..defaults
     }

@@ -24,8 +24,10 @@ pub(crate) struct Socket {
     pub(crate) peer_end_told: bool,
     /// A short write: the shard is owed `Writable`.
     pub(crate) blocked: bool,
-    /// The server has closed; what is in `down` can still be read.
-    pub(crate) server_closed: bool,
+    /// The server writes nothing more; what is in `down` can still be read.
+    pub(crate) server_end: bool,
+    /// The slot is free again.
+    pub(crate) closed: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,7 +47,8 @@ impl Socket {
             peer_end: None,
             peer_end_told: false,
             blocked: false,
-            server_closed: false,
+            server_end: false,
+            closed: false,
         }
     }
 

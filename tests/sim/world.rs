@@ -12,10 +12,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ringway_engine::ids::{ConnId, CoreId};
-use ringway_engine::lane_message::Batch;
+use ringway_engine::lane_message::{Batch, LaneMessage};
 use ringway_engine::metrics::Metric;
 use ringway_engine::outbox::WriteBatch;
-use ringway_engine::seam::{Accepted, Action, Input, Port};
+use ringway_engine::seam::{Accepted, Action, Input, Note, Port};
 use ringway_engine::shard::Shard;
 
 use crate::backend::{self, Backend};
@@ -44,6 +44,8 @@ pub(crate) struct World {
 struct Node {
     shard: Shard,
     ops: VecDeque<Op>,
+    /// Taken from a lane and not handled yet.
+    hand: Vec<LaneMessage>,
     /// Open sockets by slot.
     sockets: BTreeMap<u32, usize>,
     /// Told to close; `Closed` follows.
@@ -63,10 +65,12 @@ struct Lane {
 #[derive(Clone, Copy, Debug)]
 enum Op {
     Begin,
-    /// Messages of one sender, at most so many.
+    /// Takes messages of one sender, at most so many, looks at the flags, and handles them.
     Lane {
         messages_max: usize,
     },
+    TakeLost,
+    Handle,
     /// Bytes of one socket, at most so many.
     Read {
         bytes_max: usize,
@@ -92,6 +96,7 @@ impl World {
         let node = |core| Node {
             shard: Shard::new(plan.options(core), 0),
             ops: VecDeque::new(),
+            hand: Vec::new(),
             sockets: BTreeMap::new(),
             closing: Vec::new(),
             writes: WriteBatch::default(),
@@ -129,10 +134,11 @@ impl World {
             self.nodes[core].stalled -= 1;
             return;
         }
+        // Anywhere, as a thread loses its processor.
+        if self.plan.stalls && self.dice.one_in(400) {
+            self.nodes[core].stalled = self.dice.between(10, 300);
+        }
         if self.nodes[core].ops.is_empty() {
-            if self.plan.stalls && self.dice.one_in(if self.plan.lossy { 15 } else { 60 }) {
-                self.nodes[core].stalled = self.dice.between(10, 400);
-            }
             self.begin_turn(core);
         }
         if let Some(op) = self.nodes[core].ops.pop_front() {
@@ -142,7 +148,7 @@ impl World {
 
     /// Puts a turn together.
     fn begin_turn(&mut self, core: usize) {
-        let dice = &mut self.dice;
+        let (dice, lossy) = (&mut self.dice, self.plan.lossy);
         let mut ops = Vec::new();
         ops.extend((0..dice.below(5)).map(|_| Op::Lane { messages_max: dice.pick(&[1, 2, 7, ALL]) }));
         ops.extend((0..dice.below(5)).map(|_| Op::Read { bytes_max: dice.pick(&[1, 20, 300, 100_000, 100_000]) }));
@@ -155,7 +161,8 @@ impl World {
         };
         rare(&mut ops, Op::EndTurn, 6);
         rare(&mut ops, Op::Write { short: true }, 4);
-        rare(&mut ops, Op::Send, 6);
+        // What piles up is lost in parts: the large is dropped, a small one behind it still fits.
+        rare(&mut ops, Op::Send, if lossy { 2 } else { 6 });
         rare(&mut ops, Op::CarryOut, 4);
         rare(&mut ops, Op::Closed, 2);
         self.nodes[core].ops.push_back(Op::Begin);
@@ -169,17 +176,11 @@ impl World {
         while let Some(op) = self.nodes[core].ops.pop_front() {
             self.carry_out(core, op);
         }
-        self.carry_out(core, Op::Begin);
-        for _ in 0..self.plan.shards * 4 {
-            self.carry_out(core, Op::Lane { messages_max: ALL });
-        }
-        for _ in 0..self.nodes[core].sockets.len() {
-            self.carry_out(core, Op::Writable);
-            self.carry_out(core, Op::Read { bytes_max: ALL });
-        }
-        self.carry_out(core, Op::EndTurn);
-        self.carry_out(core, Op::Write { short: false });
-        self.nodes[core].ops.extend([Op::Send, Op::CarryOut, Op::Closed]);
+        let mut turn = vec![Op::Begin];
+        turn.extend((0..self.plan.shards * 4).map(|_| Op::Lane { messages_max: ALL }));
+        turn.extend(self.nodes[core].sockets.iter().flat_map(|_| [Op::Writable, Op::Read { bytes_max: ALL }]));
+        turn.extend([Op::EndTurn, Op::Write { short: false }, Op::Send, Op::CarryOut, Op::Closed]);
+        self.nodes[core].ops.extend(turn);
         while let Some(op) = self.nodes[core].ops.pop_front() {
             self.carry_out(core, op);
         }
@@ -189,7 +190,19 @@ impl World {
     fn carry_out(&mut self, core: usize, op: Op) {
         match op {
             Op::Begin => self.nodes[core].shard.begin_turn(self.now_ms),
-            Op::Lane { messages_max } => self.take_lane(core, messages_max),
+            Op::Lane { messages_max } => {
+                self.take_lane(core, messages_max);
+                // Looked at behind the pop and before the messages, as the loop does.
+                self.nodes[core].ops.push_front(Op::Handle);
+                self.nodes[core].ops.push_front(Op::TakeLost);
+            }
+            Op::TakeLost => self.take_lost(core),
+            Op::Handle => {
+                let node = &mut self.nodes[core];
+                for message in node.hand.drain(..) {
+                    node.shard.handle(Input::Lane { message });
+                }
+            }
             Op::Read { bytes_max } => self.read(core, bytes_max),
             Op::Writable => self.writable(core),
             Op::EndTurn => self.nodes[core].shard.end_turn(),
@@ -208,6 +221,7 @@ impl World {
                 if self.nodes[core].shard.lanes().take_lost(to) {
                     self.trace.note("lost", [core as u64, u64::from(to.0), 0]);
                     self.lanes[to.0 as usize][core].lost = true;
+                    self.ledger.counts.lost += 1;
                     *self.ledger.lost.entry((core, to.0 as usize)).or_default() += 1;
                 }
             }
@@ -216,9 +230,21 @@ impl World {
                 let mut actions = Vec::new();
                 self.nodes[core].shard.take_actions(&mut actions);
                 for action in actions {
-                    if let Action::Close { conn, .. } = action {
-                        self.trace.note("close", [core as u64, u64::from(conn.slot), 0]);
-                        self.nodes[core].closing.push(conn);
+                    match action {
+                        Action::Close { conn, .. } => {
+                            self.trace.note("close", [core as u64, u64::from(conn.slot), 0]);
+                            self.nodes[core].closing.push(conn);
+                        }
+                        Action::FinishWriting { conn } => {
+                            if let Some(index) = self.nodes[core].sockets.get(&conn.slot) {
+                                self.sockets[*index].server_end = true;
+                            }
+                        }
+                        Action::Note(Note::LaneLost { subscriptions, .. }) => {
+                            self.trace.note("ended", [core as u64, u64::from(subscriptions), 0]);
+                            self.ledger.counts.ended += u64::from(subscriptions);
+                        }
+                        Action::Note(_) => {}
                     }
                 }
             }
@@ -242,28 +268,30 @@ impl World {
 
     /// Takes messages of one sender off the lane, in order.
     fn take_lane(&mut self, core: usize, messages_max: usize) {
-        let senders: Vec<_> = (0..self.plan.shards).filter(|from| !self.lanes[core][*from].queue.is_empty()).collect();
-        let mut messages = Vec::new();
-        if !senders.is_empty() {
-            let from = self.dice.pick(&senders);
-            let queue = &mut self.lanes[core][from].queue;
-            let batch = &mut queue[0];
-            let take = messages_max.min(batch.messages.len());
-            messages.extend(batch.messages.drain(..take));
-            if batch.messages.is_empty() {
-                queue.pop_front();
-            }
-            self.trace.note("lane", [core as u64, from as u64, take as u64]);
+        if self.nodes[core].shard.is_swamped() {
+            return;
         }
-        // Looked at behind the pop and before the messages, as the loop does.
+        let senders: Vec<_> = (0..self.plan.shards).filter(|from| !self.lanes[core][*from].queue.is_empty()).collect();
+        if senders.is_empty() {
+            return;
+        }
+        let from = self.dice.pick(&senders);
+        let queue = &mut self.lanes[core][from].queue;
+        let batch = &mut queue[0];
+        let take = messages_max.min(batch.messages.len());
+        self.nodes[core].hand.extend(batch.messages.drain(..take));
+        if batch.messages.is_empty() {
+            queue.pop_front();
+        }
+        self.trace.note("lane", [core as u64, from as u64, take as u64]);
+    }
+
+    fn take_lost(&mut self, core: usize) {
         for from in 0..self.plan.shards {
             if std::mem::take(&mut self.lanes[core][from].lost) {
                 self.trace.note("told lost", [core as u64, from as u64, 0]);
                 self.nodes[core].shard.handle(Input::LaneLost { from: CoreId(from as u16) });
             }
-        }
-        for message in messages {
-            self.nodes[core].shard.handle(Input::Lane { message });
         }
     }
 
@@ -351,7 +379,8 @@ impl World {
         let conn = node.closing.swap_remove(self.dice.below(node.closing.len()));
         if let Some(index) = node.sockets.remove(&conn.slot) {
             assert_eq!(self.sockets[index].conn, conn, "closed another connection of the slot");
-            self.sockets[index].server_closed = true;
+            self.sockets[index].server_end = true;
+            self.sockets[index].closed = true;
             self.trace.note("closed", [core as u64, index as u64, 0]);
         }
         node.shard.handle(Input::Closed { conn });
@@ -402,9 +431,10 @@ impl World {
     /// Whether something is under way that needs no new input to go on.
     pub(crate) fn is_busy(&mut self) -> bool {
         let lanes = self.lanes.iter().flatten().any(|lane| !lane.queue.is_empty() || lane.lost);
-        let sockets = self.sockets.iter().any(|socket| {
-            !socket.server_closed && (!socket.up.is_empty() || !socket.down.is_empty() || socket.blocked)
-        });
+        let sockets = self
+            .sockets
+            .iter()
+            .any(|socket| !socket.closed && (!socket.up.is_empty() || !socket.down.is_empty() || socket.blocked));
         lanes || sockets || self.nodes.iter_mut().any(|node| node.shard.lanes().spill_bytes() > 0)
     }
 
