@@ -13,6 +13,8 @@ mod ingest;
 mod json_command;
 #[path = "fuzz_bodies/protobuf_command.rs"]
 mod protobuf_command;
+#[path = "fuzz_bodies/shard.rs"]
+mod shard;
 #[path = "fuzz_bodies/upgrade.rs"]
 mod upgrade;
 
@@ -28,6 +30,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("ingest", ingest::run),
     ("json_command", json_command::run),
     ("protobuf_command", protobuf_command::run),
+    ("shard", shard::run),
     ("upgrade", upgrade::run),
 ];
 
