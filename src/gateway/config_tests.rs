@@ -283,7 +283,7 @@ fn a_missing_or_unreadable_file_is_named() {
 #[test]
 fn relations_are_checked() {
     let broken: &[(&[&str], &str)] = &[
-        (&["limits.recovery_bytes_max=1048576"], "below limits.outbox_bytes_max"),
+        (&["limits.recovery_bytes_max=1048576"], "at most half of limits.outbox_bytes_max"),
         (&["limits.publication_bytes_max=65536", "limits.ingest_frame_bytes_max=65536"], "half of limits.ingest_frame"),
         (&["limits.message_bytes_max=32768"], "at most limits.message_bytes_max"),
         (
