@@ -41,7 +41,8 @@ def server_command(name, outstanding):
     peers = BENCH / "peers"
     if name.startswith("ringway"):
         return [programs() / "ringway", "--dev", "--shards", "1", "--set", "client.listen=127.0.0.1:0",
-                "--set", "control.listen=127.0.0.1:0", "--set", "ingest.listen=127.0.0.1:0"]
+                "--set", "control.listen=127.0.0.1:0", "--set", "ingest.listen=127.0.0.1:0",
+                *(["--set", "ring.send_mode=syscall"] if name == "ringway-syscall" else [])]
     if name == "floor":
         # The floor of several outstanding messages is one write of all that wait.
         return [programs() / "ringway-floor", "--listen", "127.0.0.1:0"] + ["--frames-joined"] * (outstanding > 1)
@@ -51,7 +52,7 @@ def server_command(name, outstanding):
         return [peers / "bun/node_modules/.bin/bun", peers / "bun/server.js", "0"]
     if name == "ws":
         return ["node", peers / "ws/server.js", "0"]
-    sys.exit(f"unknown server {name}: ringway, ringway-protobuf, floor, floor-send, bun, ws")
+    sys.exit(f"unknown server {name}: ringway, ringway-protobuf, ringway-syscall, floor, floor-send, bun, ws")
 
 
 def client_arguments(name, ready):

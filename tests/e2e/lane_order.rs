@@ -53,19 +53,20 @@ fn owner_subscriber_and_publisher_apart_keep_every_offset_in_order() {
     let stop = Arc::new(AtomicBool::new(false));
     let publisher = publish_at_full_rate(backend, channels.into_iter().map(|(_, name)| name).collect(), &stop);
     let start = Instant::now();
-    let connections = subscribers.len() as u32;
-    let threads: Vec<JoinHandle<Subscriber>> = subscribers
-        .into_iter()
-        .zip(0..)
-        .map(|(mut subscriber, number)| {
-            std::thread::spawn(move || {
-                let rounds = ROUNDS / connections + u32::from(number < ROUNDS % connections);
+    // A few at a time: more readers than cores would only make each round longer.
+    let rounds = ROUNDS.div_ceil(subscribers.len() as u32);
+    let mut threads: Vec<JoinHandle<Vec<Subscriber>>> = Vec::new();
+    while !subscribers.is_empty() {
+        let mut turn = subscribers.split_off(subscribers.len().saturating_sub(4));
+        threads.push(std::thread::spawn(move || {
+            for subscriber in &mut turn {
                 (0..rounds).for_each(|round| subscriber.round(round));
-                subscriber
-            })
-        })
-        .collect();
-    let done: Vec<Subscriber> = threads.into_iter().map(|thread| thread.join().expect("no hole, none twice")).collect();
+            }
+            turn
+        }));
+    }
+    let done: Vec<Subscriber> =
+        threads.into_iter().flat_map(|thread| thread.join().expect("no hole, none twice")).collect();
     let took = start.elapsed();
     stop.store(true, Ordering::Relaxed);
     let published = publisher.join().expect("the publisher");
@@ -77,7 +78,7 @@ fn owner_subscriber_and_publisher_apart_keep_every_offset_in_order() {
         "{rounds} rounds in {took:?}: {seen} publications seen, {recovered} times recovered, {refused} times not, \
          {published} published meanwhile"
     );
-    assert_eq!(rounds, u64::from(ROUNDS));
+    assert!(rounds >= u64::from(ROUNDS));
     assert!(published > 10_000, "only {published} publications: the channels were not busy");
     for encoding in [Encoding::Json, Encoding::Protobuf] {
         let of_encoding = done.iter().filter(|subscriber| subscriber.client.encoding == encoding);

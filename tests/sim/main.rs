@@ -106,7 +106,7 @@ fn client_does(world: &mut World) {
         what = 100;
     }
     // Where slow clients are wanted, every second one hardly reads.
-    if world.plan.slow && number % 2 == 0 && what >= 40 && !world.dice.one_in(10) {
+    if world.plan.slow && number.is_multiple_of(2) && what >= 40 && !world.dice.one_in(10) {
         return;
     }
     let bytes = world.dice.pick(&[1, 10, 200, 5_000, usize::MAX, usize::MAX]);
