@@ -22,16 +22,9 @@ SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*
 help:
 	@sed -n 's/^#   //p' Makefile
 
-# Prints where to go, then runs in the foreground. More arguments: make run ARGS="--shards 2"
+# Runs in the foreground; the program itself prints where to go. More arguments: make run ARGS="--shards 2"
 run: tools
 	cargo build --release -p ringway --bin ringway
-	@echo
-	@echo "  demo page   http://127.0.0.1:8001/demo"
-	@echo "  clients     ws://127.0.0.1:8000/connection/websocket"
-	@echo "  publish     curl -H 'X-API-Key: dev' -d '{\"channel\":\"demo\",\"data\":{\"text\":\"hello\"}}' http://127.0.0.1:8001/api/publish"
-	@echo "  metrics     http://127.0.0.1:8001/metrics"
-	@echo "  ingest      127.0.0.1:8002, token dev"
-	@echo
 	exec $(CARGO_TARGET_DIR)/release/ringway --dev $(ARGS)
 
 test: tools sdk fmt lint binary unit loom scripts
