@@ -106,9 +106,10 @@ fn client(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         request.path.to_string()
     };
     input.drain(..end);
-    stream.write_all(&answer)?;
     if path == "/" {
-        subscribe(shared, "", &stream)?;
+        subscribe(shared, "", &mut stream, &answer)?;
+    } else {
+        stream.write_all(&answer)?;
     }
     loop {
         let Ok(Some(header)) = decode_header(&input) else {
@@ -140,8 +141,8 @@ fn commands(shared: &Shared, stream: &mut TcpStream, payload: &[u8]) -> io::Resu
             stream.write_all(&framed(reply.as_bytes()))?;
         } else if let Some(subscribe_to) = command.get("subscribe") {
             let channel = subscribe_to["channel"].as_str().unwrap_or_default();
-            stream.write_all(&framed(format!("{{\"id\":{id},\"subscribe\":{{}}}}").as_bytes()))?;
-            subscribe(shared, channel, stream)?;
+            let answer = framed(format!("{{\"id\":{id},\"subscribe\":{{}}}}").as_bytes());
+            subscribe(shared, channel, stream, &answer)?;
         } else if line == "{}" {
             shared.pongs.fetch_add(1, Ordering::Relaxed);
         }
@@ -202,9 +203,12 @@ fn published(shared: &Shared, publish: &Publish<'_>) -> Ack {
     Ack { seq: publish.seq, offset, epoch: (1, 1), duplicate: false }
 }
 
-fn subscribe(shared: &Shared, channel: &str, stream: &TcpStream) -> io::Result<()> {
+/// Answers and joins in one step: whoever has read the answer gets every later broadcast.
+fn subscribe(shared: &Shared, channel: &str, stream: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
     let subscriber = Subscriber { stream: stream.try_clone()?, sent: 0, held: None };
-    shared.state().channels.entry(channel.to_string()).or_default().push(subscriber);
+    let mut state = shared.state();
+    stream.write_all(answer)?;
+    state.channels.entry(channel.to_string()).or_default().push(subscriber);
     Ok(())
 }
 
