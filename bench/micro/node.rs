@@ -11,6 +11,7 @@ use ringway_engine::options::{Access, Options, Origins};
 use ringway_engine::outbox::WriteBatch;
 use ringway_engine::seam::{Accepted, Input, Port};
 use ringway_engine::shard::Shard;
+use ringway_engine::tokens::NoTokens;
 use ringway_sys::thread::monotonic_ns;
 use ringway_wire::centrifuge::Form;
 use ringway_wire::frame::{Opcode, write_client_header};
@@ -39,13 +40,13 @@ pub fn options(utf8: fn(&[u8]) -> bool) -> Options {
         seed: 7,
         boot: 11,
         limits: Limits { ping_interval_ms: 0, ingest_idle_timeout_ms: 3_600_000, ..Limits::DEFAULT },
-        namespaces: Namespaces::new(open, Vec::new()).expect("one namespace contradicts nothing"),
+        namespaces: Namespaces::new(open, Vec::new()).expect("one namespace contradicts nothing").into(),
+        tokens: std::sync::Arc::new(NoTokens),
         access: Access {
-            websocket_path: "/connection/websocket".into(),
-            echo: false,
             anonymous: true,
             origins: Origins::Any,
             ingest_tokens: vec![TOKEN.into()],
+            ..Access::closed("/connection/websocket")
         },
         utf8,
     }

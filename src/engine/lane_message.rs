@@ -8,11 +8,15 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use ringway_wire::centrifuge::Form;
 use ringway_wire::ingest::PayloadKind;
 
+use crate::call::{ChannelAnswer, ChannelCall, ChannelsAnswer, ChannelsCall, UserAnswer, UserCall};
 use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId, Offset};
+use crate::namespace::Namespaces;
+use crate::presence::Member;
 use crate::publication::{Publication, Publisher};
+use crate::tokens::TokenChecked;
+use crate::variant::Variant;
 
 /// A run of messages from one core to another, in order. Lanes carry batches, so that a turn costs one queue
 /// operation and at most one wake per target.
@@ -44,6 +48,50 @@ pub enum LaneMessage {
         /// Shared by all cores.
         publication: Arc<Publication>,
     },
+    /// To the owner: a member's subscription has ended.
+    MemberLeave(Box<MemberLeave>),
+    /// To the owner of a channel.
+    ChannelCall(Box<ChannelCall>),
+    /// From the owner of a channel.
+    ChannelAnswer(Box<ChannelAnswer>),
+    /// To the owner of a user: the core has a first connection of that user.
+    UserJoin(Box<UserPresence>),
+    /// To the owner of a user: the core's last connection of that user has gone.
+    UserLeave(Box<UserPresence>),
+    /// To the owner of a user, and from there to each core with connections of that user.
+    UserCall(Box<UserCall>),
+    /// From the owner of a user.
+    UserAnswer(UserAnswer),
+    /// To every shard.
+    ChannelsCall(Box<ChannelsCall>),
+    /// From each shard.
+    ChannelsAnswer(Box<ChannelsAnswer>),
+    /// From whoever checks tokens.
+    TokenChecked(Box<TokenChecked>),
+    /// To every shard: close the connections that came with this token id.
+    RevokeToken(Box<str>),
+    /// To every shard: new channel rules. Ids of namespaces that exist keep their meaning.
+    Rules(Arc<Namespaces>),
+}
+
+/// A member's subscription has ended.
+#[derive(Debug)]
+pub struct MemberLeave {
+    /// Full name.
+    pub channel: Box<str>,
+    /// The core.
+    pub from: CoreId,
+    /// The connection.
+    pub conn: ConnId,
+}
+
+/// A user has, or has no more, connections on a core.
+#[derive(Debug)]
+pub struct UserPresence {
+    /// User id; never empty.
+    pub user: Box<str>,
+    /// The core.
+    pub from: CoreId,
 }
 
 /// Who waits for the answer to a publish.
@@ -133,8 +181,12 @@ pub struct SubscribeRequest {
     pub channel: Box<str>,
     /// How the subscriber's core names the channel.
     pub local: LocalChannelId,
-    /// Which wire form this subscriber takes, so that the owner encodes only what is needed.
-    pub form: Form,
+    /// In which encoding this subscriber takes publications, so that the owner encodes only what is needed.
+    pub variant: Variant,
+    /// As whom it takes part in presence; none: it does not.
+    pub member: Option<Box<Member>>,
+    /// Its coming and going is told to those who want to hear of it.
+    pub tell_join_leave: bool,
     /// Where to resume, if it wants to.
     pub recover: Option<RecoverFrom>,
     /// The connection.
@@ -174,6 +226,8 @@ pub struct Subscribed {
     pub top: Position,
     /// What the answer says about recovery, if it was asked for.
     pub recovery: Option<Recovery>,
+    /// Number that stands for the channel in compact pushes, from 1; the same on the whole node.
+    pub number: i64,
 }
 
 /// Outcome of a recovery.
@@ -224,7 +278,19 @@ impl LaneMessage {
                     };
                     size_of::<SubscribeAnswer>() + missed.iter().map(|missed| missed.memory_bytes()).sum::<usize>()
                 }
-                LaneMessage::PublishAnswer(_) => 0,
+                LaneMessage::PublishAnswer(_)
+                | LaneMessage::UserAnswer(_)
+                | LaneMessage::MemberLeave(_)
+                | LaneMessage::UserJoin(_)
+                | LaneMessage::UserLeave(_)
+                | LaneMessage::UserCall(_)
+                | LaneMessage::ChannelCall(_)
+                | LaneMessage::ChannelAnswer(_)
+                | LaneMessage::ChannelsCall(_)
+                | LaneMessage::ChannelsAnswer(_)
+                | LaneMessage::TokenChecked(_)
+                | LaneMessage::RevokeToken(_)
+                | LaneMessage::Rules(_) => 0,
                 LaneMessage::Deliver { publication, .. } => publication.memory_bytes(),
             }
     }

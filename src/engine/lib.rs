@@ -15,7 +15,9 @@
 //! | `route` | 5 channel → owning core |
 //! | `owner`, `dedup` | 6 offset, epoch, history, interested cores, repeated keys |
 //! | `publication` | 6 payload and finished frames, encoded once |
-//! | `lanes`, `lane_message` | 6 what cores say to each other |
+//! | `presence` | 6 who is in a channel |
+//! | `lanes`, `lane_message`, `call`, `tokens` | 6 what cores and planes say to each other |
+//! | `variant` | 6 in which encodings subscribers take a publication |
 //! | `fanout` | 7 one publication → this core's subscribers |
 //! | `outbox`, `frame` | 8 what waits to be written to one connection |
 //! | `slots`, `names`, `timers`, `random` | data structures |
@@ -25,6 +27,7 @@
 
 extern crate alloc;
 
+pub mod call;
 pub mod connection;
 pub mod dedup;
 pub mod fanout;
@@ -41,6 +44,7 @@ pub mod namespace;
 pub mod options;
 pub mod outbox;
 pub mod owner;
+pub mod presence;
 pub mod publication;
 pub mod random;
 pub mod route;
@@ -49,3 +53,5 @@ pub mod session;
 pub mod shard;
 pub mod slots;
 pub mod timers;
+pub mod tokens;
+pub mod variant;

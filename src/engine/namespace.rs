@@ -16,10 +16,54 @@ use crate::limits::Limits;
 pub enum Allow {
     /// Only backends, over ingest or the HTTP API.
     Backend,
+    /// Clients that present a subscription token for the channel, or to whom a backend has granted it.
+    Token,
+    /// Clients that are subscribed to the channel. For publishing and reading only.
+    Subscriber,
     /// Clients with a user id.
     Authenticated,
     /// Every connected client, anonymous ones too.
     Anyone,
+}
+
+/// What a subscriber gets that comes back with a position.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RecoveryMode {
+    /// Everything that it missed, or nothing.
+    Stream,
+    /// The latest publication, if it does not have it: for channels whose publications replace each other.
+    Cache,
+}
+
+/// What watchers of a channel with more than `join_leave_members_max` members hear.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinLeaveAbove {
+    /// Nothing.
+    None,
+    /// The latest join or leave of each interval, as a sign that something has changed.
+    Coalesce,
+}
+
+/// What happens to a client that reads slower than its messages come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SlowConsumer {
+    /// It is closed with 3008, comes back and recovers.
+    Disconnect,
+    /// Its oldest publications of such channels are dropped.
+    DropOldest,
+    /// Of such channels only the newest publication (per channel, or per key) is kept for it.
+    Conflate,
+}
+
+/// What backends are told of, and asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventMode {
+    /// Nothing.
+    Off,
+    /// That it has happened.
+    Notify,
+    /// Whether it may happen.
+    Ask,
 }
 
 /// Options of a namespace. The defaults are closed.
@@ -39,6 +83,46 @@ pub struct Namespace {
     pub subscribe: Allow,
     /// Who may publish.
     pub publish: Allow,
+    /// Who may read presence.
+    pub read_presence: Allow,
+    /// Who may read history.
+    pub read_history: Allow,
+    /// Whether a name with `#` admits only the users listed behind it, separated by commas.
+    pub user_limited: bool,
+    /// Whether subscribers recover without having asked for it. Needs `recovery`.
+    pub recovery_forced: bool,
+    /// What a subscriber gets that comes back.
+    pub recovery_mode: RecoveryMode,
+    /// Whether subscribers are told of losses although they do not recover.
+    pub positioned: bool,
+    /// Whether it is known who is subscribed.
+    pub presence: bool,
+    /// Whether coming and going is told to those subscribers that ask for it. Needs `presence`.
+    pub join_leave: bool,
+    /// Whether it is told to all of them.
+    pub join_leave_forced: bool,
+    /// Members above which a channel stops telling each join and leave.
+    pub join_leave_members_max: u32,
+    /// What is told above.
+    pub join_leave_above: JoinLeaveAbove,
+    /// Time between two coalesced changes of one channel.
+    pub join_leave_interval_ms: u32,
+    /// Publications per second of one client connection in all channels of the namespace; 0: no limit.
+    pub publish_rate_per_connection: u32,
+    /// Publications per second of clients in one channel; 0: no limit.
+    pub publish_rate_per_channel: u32,
+    /// What happens to slow clients.
+    pub slow_consumer: SlowConsumer,
+    /// JSON payloads of at least so many bytes are compressed for clients that can; 0: never.
+    pub deflate_bytes_min: u32,
+    /// Whether subscribers may have Fossil deltas.
+    pub delta: bool,
+    /// Whether backends are told of subscribes, or decide about them.
+    pub subscribe_events: EventMode,
+    /// Whether backends are told of clients' publishes, or decide about them.
+    pub publish_events: EventMode,
+    /// Channels of this namespace that one shard owns at once; 0: only the shard's own limit holds.
+    pub channels_per_shard_max: u32,
 }
 
 impl Namespace {
@@ -52,6 +136,26 @@ impl Namespace {
             payload: PayloadKind::Json,
             subscribe: Allow::Backend,
             publish: Allow::Backend,
+            read_presence: Allow::Backend,
+            read_history: Allow::Backend,
+            user_limited: true,
+            recovery_forced: true,
+            recovery_mode: RecoveryMode::Stream,
+            positioned: false,
+            presence: false,
+            join_leave: false,
+            join_leave_forced: false,
+            join_leave_members_max: 1_000,
+            join_leave_above: JoinLeaveAbove::None,
+            join_leave_interval_ms: 1_000,
+            publish_rate_per_connection: 0,
+            publish_rate_per_channel: 0,
+            slow_consumer: SlowConsumer::Disconnect,
+            deflate_bytes_min: 0,
+            delta: false,
+            subscribe_events: EventMode::Off,
+            publish_events: EventMode::Off,
+            channels_per_shard_max: 0,
         }
     }
 }

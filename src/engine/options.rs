@@ -3,11 +3,13 @@
 //! In: the validated configuration. Out: read by every stage; never changed while the shard runs.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::ids::CoreId;
 use crate::limits::Limits;
-use crate::namespace::Namespaces;
+use crate::namespace::{EventMode, Namespaces};
+use crate::tokens::Tokens;
 
 /// Everything that makes one shard differ from another or one configuration from the next.
 #[derive(Clone, Debug)]
@@ -22,8 +24,10 @@ pub struct Options {
     pub boot: u64,
     /// Numbers.
     pub limits: Limits,
-    /// Channel rules.
-    pub namespaces: Namespaces,
+    /// Channel rules; replaced as a whole by a reload.
+    pub namespaces: Arc<Namespaces>,
+    /// Checks tokens.
+    pub tokens: Arc<dyn Tokens>,
     /// Who may come in.
     pub access: Access,
     /// Validates UTF-8; the fastest for this processor, chosen at boot (SIMD detection needs std).
@@ -39,10 +43,41 @@ pub struct Access {
     pub echo: bool,
     /// Whether clients without a token are admitted, as anonymous.
     pub anonymous: bool,
+    /// Path of the unidirectional WebSocket; empty: not served.
+    pub uni_websocket_path: Box<str>,
+    /// Whether clients may have permessage-deflate.
+    pub deflate: bool,
+    /// Whether every client with a user id is subscribed to its personal channel.
+    pub personal_channel: bool,
+    /// Namespace of personal channels; empty: the default one. The channel is `<namespace>:#<user>`.
+    pub personal_namespace: Box<str>,
+    /// Whether backends are told of connects and disconnects, or decide about connects.
+    pub connect_events: EventMode,
+    /// Whether backends serve rpc.
+    pub rpc_events: bool,
     /// Which `Origin` headers may upgrade.
     pub origins: Origins,
     /// Shared secrets of backends; empty: the ingest port refuses everyone.
     pub ingest_tokens: Vec<Box<[u8]>>,
+}
+
+impl Access {
+    /// Lets nobody in: no anonymous clients, no backends, no foreign origins, nothing optional.
+    pub fn closed(websocket_path: &str) -> Self {
+        Access {
+            websocket_path: websocket_path.into(),
+            echo: false,
+            anonymous: false,
+            uni_websocket_path: Box::default(),
+            deflate: false,
+            personal_channel: false,
+            personal_namespace: Box::default(),
+            connect_events: EventMode::Off,
+            rpc_events: false,
+            origins: Origins::SameHost,
+            ingest_tokens: Vec::new(),
+        }
+    }
 }
 
 /// Which `Origin` headers may upgrade. Requests without one (no browser) are always allowed.

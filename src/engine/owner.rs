@@ -196,15 +196,17 @@ impl Owner {
         let channel = self.channels.at_mut(slot)?;
         channel.used_ms = around.now_ms;
         match channel.interest.iter_mut().find(|interest| interest.core == request.from) {
-            Some(interest) if interest.local == request.local => interest.forms = interest.forms.with(request.form),
+            Some(interest) if interest.local == request.local => {
+                interest.forms = interest.forms.with(request.variant.form())
+            }
             Some(interest) => {
                 interest.local = request.local;
-                interest.forms = FormSet::default().with(request.form);
+                interest.forms = FormSet::default().with(request.variant.form());
             }
             None => channel.interest.push(Interest {
                 core: request.from,
                 local: request.local,
-                forms: FormSet::default().with(request.form),
+                forms: FormSet::default().with(request.variant.form()),
             }),
         }
         let recovery = request.recover.map(|from| channel.recover(from, limits));
@@ -213,7 +215,11 @@ impl Owner {
             Some(Recovery::NotRecovered) => around.metrics.add(Metric::RecoveriesFailed, 1),
             None => {}
         }
-        Some(Subscribed { top: Position { offset: channel.top, epoch: channel.epoch }, recovery })
+        Some(Subscribed {
+            top: Position { offset: channel.top, epoch: channel.epoch },
+            recovery,
+            number: 1 + slot as i64,
+        })
     }
 
     /// Forgets a core's interest, unless it has subscribed again since under another name.

@@ -236,7 +236,7 @@ impl Session {
 fn allowed(rule: Allow) -> bool {
     match rule {
         Allow::Anyone => true,
-        Allow::Authenticated | Allow::Backend => false,
+        Allow::Authenticated | Allow::Subscriber | Allow::Token | Allow::Backend => false,
     }
 }
 

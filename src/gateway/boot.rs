@@ -17,6 +17,7 @@ use std::thread::JoinHandle;
 use ringway_engine::ids::CoreId;
 use ringway_engine::options::Options;
 use ringway_engine::shard::Shard;
+use ringway_engine::tokens::NoTokens;
 use ringway_sys::{
     Errno, Inbox, InstanceLock, ListenOptions, Listener, Ring, RingOptions, port_holder, thread as sys_thread,
 };
@@ -235,7 +236,8 @@ fn open_shard(
         seed: random(),
         boot,
         limits: config.engine.clone(),
-        namespaces: config.namespaces.clone(),
+        namespaces: Arc::new(config.namespaces.clone()),
+        tokens: Arc::new(NoTokens),
         access: config.access.clone(),
         utf8: |bytes| simdutf8::basic::from_utf8(bytes).is_ok(),
     };

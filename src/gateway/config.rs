@@ -409,11 +409,11 @@ impl Settings {
             engine: self.limits,
             namespaces,
             access: Access {
-                websocket_path: self.websocket_path.into(),
                 echo: self.echo,
                 anonymous: self.anonymous,
                 origins: origins(&self.allowed_origins),
                 ingest_tokens: self.ingest_tokens.iter().map(|t| t.as_bytes().into()).collect(),
+                ..Access::closed(&self.websocket_path)
             },
         })
     }

@@ -408,11 +408,13 @@ pub fn rows() -> impl Iterator<Item = &'static Row<Settings>> {
     PROCESS_ROWS.iter().chain(LIMIT_ROWS).chain(NAMESPACES_ROWS)
 }
 
-const ALLOW_NAMES: &[&str] = &["backend", "authenticated", "anyone"];
+const ALLOW_NAMES: &[&str] = &["backend", "token", "subscriber", "authenticated", "anyone"];
 
 fn allow_name(allow: Allow) -> &'static str {
     match allow {
         Allow::Backend => "backend",
+        Allow::Token => "token",
+        Allow::Subscriber => "subscriber",
         Allow::Authenticated => "authenticated",
         Allow::Anyone => "anyone",
     }
@@ -420,6 +422,8 @@ fn allow_name(allow: Allow) -> &'static str {
 
 fn allow_from_name(name: &str) -> Allow {
     match name {
+        "token" => Allow::Token,
+        "subscriber" => Allow::Subscriber,
         "authenticated" => Allow::Authenticated,
         "anyone" => Allow::Anyone,
         _ => Allow::Backend,

@@ -12,6 +12,7 @@ use ringway_engine::options::{Access, Options, Origins};
 use ringway_engine::outbox::WriteBatch;
 use ringway_engine::seam::{Accepted, Action, Input, Port};
 use ringway_engine::shard::Shard;
+use ringway_engine::tokens::NoTokens;
 use ringway_wire::frame::{Opcode, write_client_header};
 use ringway_wire::ingest::{Hello, write_hello};
 
@@ -110,13 +111,14 @@ fn shard() -> Shard {
             publication_bytes_max: 4096,
             ..Limits::DEFAULT
         },
-        namespaces,
+        namespaces: namespaces.into(),
+        tokens: std::sync::Arc::new(NoTokens),
         access: Access {
-            websocket_path: "/ws".into(),
             echo: true,
             anonymous: true,
             origins: Origins::Any,
             ingest_tokens: vec![(*b"dev").into()],
+            ..Access::closed("/ws")
         },
         utf8: |bytes| core::str::from_utf8(bytes).is_ok(),
     };

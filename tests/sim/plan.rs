@@ -9,6 +9,7 @@ use ringway_engine::limits::Limits;
 use ringway_engine::namespace::{Allow, Namespace, Namespaces};
 use ringway_engine::options::{Access, Options, Origins};
 use ringway_engine::route;
+use ringway_engine::tokens::NoTokens;
 use ringway_tests::Encoding;
 use ringway_tests::client::PATH;
 
@@ -123,13 +124,13 @@ impl Plan {
             seed: self.seed,
             boot: self.boot,
             limits: self.limits.clone(),
-            namespaces: Namespaces::new(default, vec![open("plain")]).expect("namespaces without contradiction"),
+            namespaces: Namespaces::new(default, vec![open("plain")]).expect("namespaces without contradiction").into(),
+            tokens: std::sync::Arc::new(NoTokens),
             access: Access {
-                websocket_path: PATH.into(),
-                echo: false,
                 anonymous: true,
                 origins: Origins::Any,
                 ingest_tokens: vec![TOKEN.into()],
+                ..Access::closed(PATH)
             },
             utf8: |bytes| std::str::from_utf8(bytes).is_ok(),
         }

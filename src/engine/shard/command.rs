@@ -19,6 +19,7 @@ use crate::lane_message::{LaneMessage, Origin, PublishRequest, SubscribeRequest}
 use crate::metrics::Metric;
 use crate::publication::Publisher;
 use crate::session::{Decision, SubscribeDecision, Subscription, SubscriptionState, client_id};
+use crate::variant::Variant;
 
 impl Shard {
     pub(super) fn command(&mut self, conn: ConnId, form: Form, command: &Command<'_>) {
@@ -111,7 +112,9 @@ impl Shard {
         let request = SubscribeRequest {
             channel: channel.into(),
             local,
-            form,
+            variant: Variant::plain(form),
+            member: None,
+            tell_join_leave: false,
             recover,
             conn,
             command: id,

@@ -44,6 +44,18 @@ impl Shard {
             }
             LaneMessage::PublishAnswer(answer) => self.publish_answered(&answer),
             LaneMessage::SubscribeAnswer(answer) => self.subscribe_answered(*answer),
+            LaneMessage::MemberLeave(_)
+            | LaneMessage::ChannelCall(_)
+            | LaneMessage::ChannelAnswer(_)
+            | LaneMessage::UserJoin(_)
+            | LaneMessage::UserLeave(_)
+            | LaneMessage::UserCall(_)
+            | LaneMessage::UserAnswer(_)
+            | LaneMessage::ChannelsCall(_)
+            | LaneMessage::ChannelsAnswer(_)
+            | LaneMessage::TokenChecked(_)
+            | LaneMessage::RevokeToken(_)
+            | LaneMessage::Rules(_) => {}
             LaneMessage::Deliver { local, publication } => {
                 if !self.fanouts.deliver(local, publication) {
                     self.metrics.add(Metric::LaneStale, 1);

@@ -12,6 +12,7 @@ use ringway_engine::options::*;
 use ringway_engine::outbox::WriteBatch;
 use ringway_engine::seam::*;
 use ringway_engine::shard::Shard;
+use ringway_engine::tokens::NoTokens;
 use ringway_wire::frame::{Opcode, write_client_header};
 use ringway_wire::ingest::PayloadKind;
 
@@ -29,14 +30,9 @@ fn shard(limits: Limits) -> Shard {
             seed: 1,
             boot: 77,
             limits,
-            namespaces: Namespaces::new(ns, vec![]).unwrap(),
-            access: Access {
-                websocket_path: "/ws".into(),
-                echo: false,
-                anonymous: true,
-                origins: Origins::Any,
-                ingest_tokens: vec![],
-            },
+            namespaces: Namespaces::new(ns, vec![]).unwrap().into(),
+            tokens: std::sync::Arc::new(NoTokens),
+            access: Access { anonymous: true, origins: Origins::Any, ingest_tokens: vec![], ..Access::closed("/ws") },
             utf8: |b| std::str::from_utf8(b).is_ok(),
         },
         1_000,
