@@ -36,6 +36,9 @@ pub struct Limits {
     pub ping_interval_ms: u32,
     /// From a ping to the next byte of the client. Over: close 3012.
     pub pong_timeout_ms: u32,
+    /// From when a connection or subscription has expired to its end: time for a new token. The client is told
+    /// only the first.
+    pub expired_grace_ms: u32,
     /// Bytes of one publication's payload, from any source. Over: error 106 (client), too-large (ingest, HTTP 413).
     pub publication_bytes_max: u32,
     /// Channels that one shard owns or follows at once. Over: error 111 (temporary) for a new channel.
@@ -96,6 +99,7 @@ impl Limits {
         outbox_bytes_max: 1024 * 1024,
         ping_interval_ms: 25_000,
         pong_timeout_ms: 10_000,
+        expired_grace_ms: 25_000,
         publication_bytes_max: 64 * 1024,
         channels_per_shard_max: 1_000_000,
         channel_idle_ms: 600_000,

@@ -35,11 +35,24 @@ pub struct Queue {
     pub blocked: bool,
     /// It stands on the shard's list of connections to write to.
     pub listed: bool,
+    /// Nothing is written until something that belongs in front has been inserted.
+    pub held: bool,
+}
+
+/// A place in a queue: behind what it held when the mark was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark(u32);
+
+impl Default for Mark {
+    /// In front of everything.
+    fn default() -> Self {
+        Mark(NONE)
+    }
 }
 
 impl Queue {
     /// Nothing waits.
-    pub const EMPTY: Queue = Queue { head: NONE, tail: NONE, bytes: 0, sent: 0, blocked: false, listed: false };
+    pub const EMPTY: Queue = Queue { head: NONE, tail: NONE, bytes: 0, sent: 0, blocked: false, listed: false, held: false };
 
     /// Whether nothing waits.
     #[inline]
@@ -72,8 +85,19 @@ impl Outboxes {
     #[inline]
     pub fn push(&mut self, queue: &mut Queue, frame: Frame) {
         queue.bytes += frame.bytes().len() as u32;
+        let index = self.node(frame);
+        if queue.tail == NONE {
+            queue.head = index;
+        } else {
+            self.nodes[queue.tail as usize].next = index;
+        }
+        queue.tail = index;
+    }
+
+    #[inline]
+    fn node(&mut self, frame: Frame) -> u32 {
         let node = Node { frame: Some(frame), next: NONE };
-        let index = match self.free.pop() {
+        match self.free.pop() {
             Some(index) => {
                 self.nodes[index as usize] = node;
                 index
@@ -82,13 +106,32 @@ impl Outboxes {
                 self.nodes.push(node);
                 self.nodes.len() as u32 - 1
             }
-        };
-        if queue.tail == NONE {
-            queue.head = index;
-        } else {
-            self.nodes[queue.tail as usize].next = index;
         }
-        queue.tail = index;
+    }
+
+    /// Stops a queue from being written, and marks where it ends.
+    pub const fn hold(queue: &mut Queue) -> Mark {
+        queue.held = true;
+        Mark(queue.tail)
+    }
+
+    /// Lets a held queue go on, with a frame at the marked place.
+    pub fn release(&mut self, queue: &mut Queue, mark: Mark, frame: Frame) {
+        queue.held = false;
+        if mark.0 == NONE && queue.head == NONE {
+            return self.push(queue, frame);
+        }
+        queue.bytes += frame.bytes().len() as u32;
+        let index = self.node(frame);
+        let before = match self.nodes.get_mut(mark.0 as usize) {
+            Some(node) => &mut node.next,
+            None => &mut queue.head,
+        };
+        let following = core::mem::replace(before, index);
+        self.nodes[index as usize].next = following;
+        if following == NONE {
+            queue.tail = index;
+        }
     }
 
     /// Adds what waits for `conn` to the batch, up to [`WRITE_BYTES_MAX`]. The queue keeps it until `wrote`.

@@ -1,21 +1,27 @@
 //! What a client is and may: its identity, its subscriptions, and what each of its commands means.
 //!
-//! In: decoded commands. Out: a [`Decision`] that `shard.rs` carries out. Invariant: nothing that the client says
-//! about itself decides anything; rules come from the namespaces and the access options.
+//! In: decoded commands. Out: a [`Decision`] that `shard/` carries out. Invariant: nothing that the client says about
+//! itself decides anything; rights come from namespaces, tokens and backends.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt::Write;
 
 use ringway_wire::centrifuge::Form;
-use ringway_wire::centrifuge::command::{Command, ConnectRequest, Request, SubscribeRequest};
+use ringway_wire::centrifuge::command::{Command, ConnectRequest, HistoryRequest, Request, SubscribeRequest};
 use ringway_wire::centrifuge::reply::ClientError;
 use ringway_wire::close::CloseReason;
 use ringway_wire::ingest::PayloadKind;
 
+use crate::authorize::{self, SubscribeRight, Who};
+use crate::call::{ChannelAsk, HistoryAsk, Since};
 use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId};
-use crate::lane_message::RecoverFrom;
-use crate::namespace::{Allow, NamespaceId, channel_is_valid};
+use crate::lane_message::{RecoverFrom, Subscribed};
+use crate::namespace::{EventMode, Namespace, NamespaceId, channel_is_valid};
 use crate::options::Options;
+use crate::outbox::Mark;
+use crate::tokens::Overrides;
+use crate::variant::Variant;
 
 /// Bytes of a client id's text.
 pub const CLIENT_ID_BYTES: usize = 36;
@@ -25,16 +31,103 @@ pub const CLIENT_ID_BYTES: usize = 36;
 pub struct Session {
     /// How it encodes.
     pub form: Form,
-    /// Its connect command was answered with a result.
-    pub connected: bool,
+    /// How far it has come.
+    pub stage: Stage,
     /// What its timer does next.
     pub ping: PingState,
     /// A ping is out and nothing has come since.
     pub awaiting_pong: bool,
-    /// Requests that wait for an owner.
+    /// When `ping` is to act; the connection's timer may fire earlier, for what expires.
+    pub ping_at_ms: u64,
+    /// Requests that wait for an owner, a token's verdict or a backend.
     pub in_flight: u32,
+    /// Number of the next such request.
+    next_request: u32,
+    /// Who it is; none before it is admitted.
+    pub identity: Option<Box<Identity>>,
+    /// What its connect command still waits for.
+    pub opening: Option<Box<Opening>>,
     /// In no order; scanned, since most clients have few.
     pub subscriptions: Vec<Subscription>,
+    /// Requests that wait for a verdict or a backend.
+    pub asks: Vec<Ask>,
+}
+
+/// How far a client has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Its connect command is expected.
+    New,
+    /// Its connect command waits for an answer; nothing else is read until then.
+    Opening,
+    /// It is in.
+    Open,
+    /// Its connect command was answered with an error; it is expected to close.
+    Refused,
+}
+
+/// Who a client is, as a token or a backend has said.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// User id; empty: anonymous.
+    pub user: Box<str>,
+    /// JSON that other clients see; empty: none.
+    pub info: Box<[u8]>,
+    /// JSON that only backends see; empty: none.
+    pub meta: Box<[u8]>,
+    /// Id of the token; empty: none.
+    pub token_id: Box<str>,
+    /// When the connection expires; none: never.
+    pub expires_at_ms: Option<u64>,
+}
+
+/// What a connect command that is not answered yet has asked for and found out.
+#[derive(Debug, Default)]
+pub struct Opening {
+    /// Id of the command.
+    pub command: u32,
+    /// Where the client stands in server-side subscriptions.
+    pub known: Vec<Known>,
+    /// Server-side subscriptions that wait for their owners.
+    pub waiting: u32,
+    /// Those that were granted.
+    pub granted: Vec<Granted>,
+    /// Data of the backend for the client.
+    pub data: Box<[u8]>,
+    /// Commands behind the connect command in its message.
+    pub rest: Vec<u8>,
+    /// Behind what the outbox held when it began to wait, the answer goes.
+    pub behind: Mark,
+}
+
+/// A position in a server-side subscription, as the client remembers it.
+#[derive(Debug)]
+pub struct Known {
+    /// Full name.
+    pub channel: Box<str>,
+    /// Where.
+    pub from: RecoverFrom,
+}
+
+/// A subscription that an owner has granted, for the answer to the client.
+#[derive(Debug)]
+pub struct Granted {
+    /// Full name.
+    pub channel: Box<str>,
+    /// Whether clients see positions: the channel has history.
+    pub has_position: bool,
+    /// Where the client wanted to resume.
+    pub recover: Option<RecoverFrom>,
+    /// What the owner has said.
+    pub subscribed: Subscribed,
+    /// In which encoding it takes publications.
+    pub variant: Variant,
+    /// What the subscription does.
+    pub traits: Traits,
+    /// When it expires; none: never.
+    pub expires_at_ms: Option<u64>,
+    /// Data for the client; empty: none.
+    pub data: Box<[u8]>,
 }
 
 /// What a connected client's timer does next.
@@ -44,35 +137,149 @@ pub enum PingState {
     Resting,
     /// Looks whether anything came since the ping.
     Asked,
+    /// Nothing: pings are off.
+    Off,
 }
 
 /// A channel of a client.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Subscription {
     /// The channel on this core.
     pub local: LocalChannelId,
+    /// On which of the channel's lists it stands, or will stand.
+    pub variant: Variant,
+    /// What it does.
+    pub traits: Traits,
     /// How far it has come.
     pub state: SubscriptionState,
+    /// What few subscriptions have.
+    pub extra: Option<Box<SubscriptionExtra>>,
+}
+
+/// What a subscription does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traits {
+    /// The server made it, not the client.
+    pub server_side: bool,
+    /// It takes part in presence.
+    pub member: bool,
+    /// Its coming and going is told to others.
+    pub tell_join_leave: bool,
+    /// The client shall keep its position and resume from it.
+    pub recoverable: bool,
+    /// The client is told of losses.
+    pub positioned: bool,
+}
+
+/// What few subscriptions have.
+#[derive(Clone, Debug, Default)]
+pub struct SubscriptionExtra {
+    /// JSON that other clients see; empty: none.
+    pub info: Box<[u8]>,
+    /// When it expires; none: never.
+    pub expires_at_ms: Option<u64>,
 }
 
 /// How far a subscription has come.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum SubscriptionState {
-    /// The owner has been asked.
-    Asked {
-        /// Id of the subscribe command.
-        command: u32,
-        /// Where the client wants to resume.
-        recover: Option<RecoverFrom>,
-        /// It would rather have error 112 than `recovered:false`.
-        reject_unrecovered: bool,
-        /// The client has unsubscribed meanwhile, with this command; both are answered together.
-        unsubscribe: Option<u32>,
-    },
+    /// Its right or its owner is being asked.
+    Asked(Box<Asked>),
     /// On the channel's list.
     Joined {
         /// Place in the list.
         index: u32,
+    },
+}
+
+/// A subscription that is not granted yet.
+#[derive(Debug)]
+pub struct Asked {
+    /// Number of the request; with the local channel it names this subscription.
+    pub request: u32,
+    /// Who gets the answer.
+    pub answer_to: AnswerTo,
+    /// Where the client wants to resume.
+    pub recover: Option<RecoverFrom>,
+    /// It would rather have error 112 than `recovered:false`.
+    pub reject_unrecovered: bool,
+    /// Data for the client in the answer; empty: none.
+    pub data: Box<[u8]>,
+    /// The owner has been asked; before that, a token or a backend.
+    pub sent: bool,
+    /// It is to end as soon as it is answered.
+    pub leaving: Option<Leaving>,
+}
+
+/// Who gets the answer to a subscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerTo {
+    /// A subscribe command.
+    Command(u32),
+    /// The connect command.
+    Connect,
+    /// The client, as a push: a backend has made the subscription.
+    Push,
+}
+
+/// Why a subscription that is not answered yet is to end.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leaving {
+    /// The client has unsubscribed with this command; both are answered in order.
+    Command(u32),
+    /// A backend has ended it.
+    Server {
+        /// Code of the push.
+        code: u32,
+        /// Text of the push.
+        reason: Box<str>,
+    },
+}
+
+/// A request that waits for a verdict or a backend.
+#[derive(Debug)]
+pub struct Ask {
+    /// Its number.
+    pub number: u32,
+    /// What it is.
+    pub what: AskWhat,
+}
+
+/// See [`Ask`].
+#[derive(Debug)]
+pub enum AskWhat {
+    /// The connect command.
+    Connect,
+    /// A subscribe command; the number is that of its subscription.
+    Subscribe {
+        /// The channel on this core.
+        local: LocalChannelId,
+    },
+    /// A publish command.
+    Publish {
+        /// Id of the command.
+        command: u32,
+        /// Full name.
+        channel: Box<str>,
+        /// Checked payload.
+        payload: Box<[u8]>,
+    },
+    /// An rpc command.
+    Rpc {
+        /// Id of the command.
+        command: u32,
+    },
+    /// A refresh command.
+    Refresh {
+        /// Id of the command.
+        command: u32,
+    },
+    /// A sub_refresh command.
+    SubRefresh {
+        /// Id of the command.
+        command: u32,
+        /// Full name.
+        channel: Box<str>,
     },
 }
 
@@ -85,9 +292,9 @@ pub enum Decision<'a> {
     Refuse(ClientError),
     /// End the connection.
     Close(CloseReason),
-    /// Answer the connect command: the client is in.
-    Welcome,
-    /// Ask the owner.
+    /// Find out who it is.
+    Connect(&'a ConnectRequest<'a>),
+    /// Find out whether it may, then ask the owner.
     Subscribe(SubscribeDecision<'a>),
     /// Take it off the list, and answer.
     Unsubscribe {
@@ -98,24 +305,68 @@ pub enum Decision<'a> {
     Publish {
         /// Full name.
         channel: &'a str,
+        /// Its rules.
+        namespace: NamespaceId,
         /// As the client sent it.
         data: &'a [u8],
+    },
+    /// Ask the owner of the channel.
+    Read {
+        /// Full name.
+        channel: &'a str,
+        /// What.
+        ask: ChannelAsk,
+    },
+    /// Hand it to a backend.
+    Rpc {
+        /// Name of the method.
+        method: &'a str,
+        /// As the client sent it.
+        data: &'a [u8],
+    },
+    /// Tell a backend.
+    Message {
+        /// As the client sent it.
+        data: &'a [u8],
+    },
+    /// Prolong the connection.
+    Refresh {
+        /// Connection token.
+        token: &'a str,
+    },
+    /// Prolong a subscription.
+    SubRefresh {
+        /// Full name.
+        channel: &'a str,
+        /// Subscription token.
+        token: &'a str,
     },
     /// Answer the historic ping command.
     AnswerPing,
 }
 
-/// A subscribe that may go to the owner, unless the client has the channel already.
+/// A subscribe that may go on, unless the client has the channel already.
 #[derive(Debug)]
 pub struct SubscribeDecision<'a> {
-    /// Full name.
-    pub channel: &'a str,
-    /// Its rules.
+    /// The command.
+    pub request: &'a SubscribeRequest<'a>,
+    /// The channel's rules.
     pub namespace: NamespaceId,
+    /// Who has to be asked.
+    pub right: Right,
     /// Where to resume.
     pub recover: Option<RecoverFrom>,
-    /// Answer 112 if that cannot be.
-    pub reject_unrecovered: bool,
+}
+
+/// Who decides about a subscribe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Right {
+    /// Nobody any more: it is granted.
+    Granted,
+    /// The token that came with it.
+    Token,
+    /// A backend.
+    Backend,
 }
 
 impl Session {
@@ -123,121 +374,234 @@ impl Session {
     pub const fn new(form: Form) -> Self {
         Session {
             form,
-            connected: false,
+            stage: Stage::New,
             ping: PingState::Resting,
             awaiting_pong: false,
+            ping_at_ms: 0,
             in_flight: 0,
+            next_request: 0,
+            identity: None,
+            opening: None,
             subscriptions: Vec::new(),
+            asks: Vec::new(),
         }
     }
 
-    /// What a command means in this state.
-    pub fn decide<'a>(&self, command: &'a Command<'_>, options: &Options) -> Decision<'a> {
+    /// Whether its connect command was answered with a result.
+    pub const fn is_open(&self) -> bool {
+        matches!(self.stage, Stage::Open)
+    }
+
+    /// Its user id; empty: anonymous, or not known yet.
+    pub fn user(&self) -> &str {
+        self.identity.as_ref().map_or("", |identity| &identity.user)
+    }
+
+    /// The number of a new request.
+    pub const fn number(&mut self) -> u32 {
+        self.next_request = self.next_request.wrapping_add(1);
+        self.next_request
+    }
+
+    /// Notes a request that waits for a verdict or a backend.
+    pub fn wait(&mut self, number: u32, what: AskWhat) {
+        self.in_flight += 1;
+        self.asks.push(Ask { number, what });
+    }
+
+    /// The request that was waiting under this number.
+    pub fn take_ask(&mut self, number: u32) -> Option<AskWhat> {
+        let index = self.asks.iter().position(|ask| ask.number == number)?;
+        self.in_flight -= 1;
+        Some(self.asks.swap_remove(index).what)
+    }
+
+    /// What a command means in this state. `subscribed`: whether it has a joined subscription to a channel.
+    pub fn decide<'a>(
+        &self,
+        command: &'a Command<'a>,
+        options: &Options,
+        subscribed: impl Fn(&str) -> bool,
+    ) -> Decision<'a> {
+        if self.stage == Stage::Refused {
+            return Decision::Ignore;
+        }
         let has_reply = !matches!(command.request, Request::Pong | Request::Send { .. });
         if has_reply && command.id == 0 {
             return Decision::Close(CloseReason::BadRequest);
         }
+        let who = |channel: &str| Who { user: self.user(), subscribed: subscribed(channel) };
+        let read = |channel: &'a str, ask: ChannelAsk| match may_read(channel, &ask, &who(channel), options) {
+            Ok(()) => Decision::Read { channel, ask },
+            Err(error) => Decision::Refuse(error),
+        };
         match &command.request {
-            Request::Connect(connect) => self.decide_connect(connect, options),
-            _ if !self.connected => Decision::Close(CloseReason::BadRequest),
-            Request::Pong | Request::Send { .. } => Decision::Ignore,
+            Request::Connect(connect) if self.stage == Stage::New => Decision::Connect(connect),
+            Request::Connect(_) => Decision::Close(CloseReason::BadRequest),
+            _ if !self.is_open() => Decision::Close(CloseReason::BadRequest),
+            Request::Pong => Decision::Ignore,
+            Request::Send { data } => Decision::Message { data },
             Request::Subscribe(subscribe) => self.decide_subscribe(subscribe, options),
             Request::Unsubscribe { channel } => Decision::Unsubscribe { channel },
-            Request::Publish { channel, data } => match self.may_publish(channel, data, options) {
-                Ok(()) => Decision::Publish { channel, data },
-                Err(error) => Decision::Refuse(error),
-            },
+            Request::Publish { channel, data } => {
+                match self.may_publish(channel, data, &who(channel), options) {
+                    Ok(namespace) => Decision::Publish { channel, namespace, data },
+                    Err(error) => Decision::Refuse(error),
+                }
+            }
+            Request::Presence { channel } => read(channel, ChannelAsk::Presence),
+            Request::PresenceStats { channel } => read(channel, ChannelAsk::PresenceStats),
+            Request::History(history) => read(&history.channel, ChannelAsk::History(history_ask(history))),
             Request::Ping => Decision::AnswerPing,
+            Request::Rpc { method, data } if options.access.rpc_events => Decision::Rpc { method, data },
             Request::Rpc { .. } => Decision::Refuse(ClientError::MethodNotFound),
-            Request::Presence { .. }
-            | Request::PresenceStats { .. }
-            | Request::History(_)
-            | Request::Refresh { .. }
-            | Request::SubRefresh { .. } => Decision::Refuse(ClientError::NotAvailable),
+            Request::Refresh { token } if token.is_empty() => Decision::Refuse(ClientError::BadRequest),
+            Request::Refresh { token } => Decision::Refresh { token },
+            Request::SubRefresh { token, .. } if token.is_empty() => Decision::Refuse(ClientError::BadRequest),
+            Request::SubRefresh { channel, token } => Decision::SubRefresh { channel, token },
             Request::Missing => Decision::Refuse(ClientError::BadRequest),
         }
     }
 
-    fn decide_connect<'a>(&self, connect: &ConnectRequest<'_>, options: &Options) -> Decision<'a> {
-        if self.connected {
-            return Decision::Close(CloseReason::BadRequest);
-        }
-        if !connect.token.is_empty() {
-            // No key to verify a token with is configured, and an unverified one proves nothing.
-            return Decision::Close(CloseReason::InvalidToken);
-        }
-        if options.access.anonymous { Decision::Welcome } else { Decision::Close(CloseReason::PermissionDenied) }
-    }
-
-    fn decide_subscribe<'a>(&self, request: &'a SubscribeRequest<'_>, options: &Options) -> Decision<'a> {
-        if !channel_is_valid(&request.channel, &options.limits) || request.tf_present {
+    fn decide_subscribe<'a>(&self, request: &'a SubscribeRequest<'a>, options: &Options) -> Decision<'a> {
+        let channel = &*request.channel;
+        if !channel_is_valid(channel, &options.limits) || request.tf_present {
             return Decision::Refuse(ClientError::BadRequest);
         }
         if request.kind != 0 {
             return Decision::Refuse(ClientError::NotAvailable);
         }
-        let Some((id, namespace)) = options.namespaces.resolve(&request.channel) else {
+        let Some((id, namespace)) = options.namespaces.resolve(channel) else {
             return Decision::Refuse(ClientError::UnknownChannel);
         };
-        let readable = namespace.payload == PayloadKind::Json || self.form == Form::Protobuf;
-        if !allowed(namespace.subscribe) || !readable {
+        if namespace.payload != PayloadKind::Json && self.form == Form::Json {
             return Decision::Refuse(ClientError::PermissionDenied);
         }
+        let token = !request.token.is_empty();
+        let who = Who { user: self.user(), subscribed: false };
+        let right = match authorize::subscribe(namespace, channel, &who, token) {
+            // A token that came along says more than the right: info, data, expiry.
+            _ if token => Right::Token,
+            // A backend decides in place of `subscribe`, but not over names that say themselves who may.
+            _ if namespace.subscribe_events == EventMode::Ask && !authorize::names_its_users(namespace, channel) => {
+                Right::Backend
+            }
+            SubscribeRight::Granted => Right::Granted,
+            SubscribeRight::NeedsToken => return Decision::Refuse(ClientError::PermissionDenied),
+            SubscribeRight::Denied(error) => return Decision::Refuse(error),
+        };
         if self.subscriptions.len() >= options.limits.subscriptions_per_connection_max as usize {
             return Decision::Refuse(ClientError::LimitExceeded);
         }
-        let recover = (request.recover && namespace.recovery).then(|| RecoverFrom {
-            offset: request.offset,
-            // A text that is no epoch of ours matches none: creations are counted from 1.
-            epoch: (!request.epoch.is_empty())
-                .then(|| Epoch::parse(&request.epoch).unwrap_or(Epoch { boot: 0, creation: 0 })),
-        });
-        Decision::Subscribe(SubscribeDecision {
-            channel: &request.channel,
-            namespace: id,
-            recover,
-            reject_unrecovered: request.flag & SubscribeRequest::FLAG_REJECT_UNRECOVERED != 0,
-        })
+        let recover = (request.recover && namespace.recovery)
+            .then(|| RecoverFrom { offset: request.offset, epoch: epoch(&request.epoch) });
+        Decision::Subscribe(SubscribeDecision { request, namespace: id, right, recover })
     }
 
-    fn may_publish(&self, channel: &str, data: &[u8], options: &Options) -> Result<(), ClientError> {
+    fn may_publish(
+        &self,
+        channel: &str,
+        data: &[u8],
+        who: &Who<'_>,
+        options: &Options,
+    ) -> Result<NamespaceId, ClientError> {
         if !channel_is_valid(channel, &options.limits) || data.is_empty() {
             return Err(ClientError::BadRequest);
         }
-        let (_, namespace) = options.namespaces.resolve(channel).ok_or(ClientError::UnknownChannel)?;
-        let writable = namespace.payload == PayloadKind::Json || self.form == Form::Protobuf;
-        if !allowed(namespace.publish) || !writable {
+        let (id, namespace) = options.namespaces.resolve(channel).ok_or(ClientError::UnknownChannel)?;
+        if namespace.payload != PayloadKind::Json && self.form == Form::Json {
             return Err(ClientError::PermissionDenied);
+        }
+        // A backend that is asked decides alone.
+        if namespace.publish_events != EventMode::Ask {
+            authorize::publish(namespace, channel, who)?;
         }
         if data.len() > options.limits.publication_bytes_max as usize {
             return Err(ClientError::LimitExceeded);
         }
-        Ok(())
+        Ok(id)
     }
 
     /// The live subscription to a channel: joined, or asked for and not given up since.
     pub fn subscription(&self, local: LocalChannelId) -> Option<usize> {
         self.subscriptions.iter().position(|subscription| {
-            let given_up = matches!(subscription.state, SubscriptionState::Asked { unsubscribe: Some(_), .. });
+            let given_up = matches!(&subscription.state, SubscriptionState::Asked(asked) if asked.leaving.is_some());
             subscription.local == local && !given_up
         })
     }
 
-    /// The subscription that a subscribe command has asked for.
-    pub fn asked(&self, local: LocalChannelId, asked: u32) -> Option<usize> {
+    /// The subscription that waits under this number.
+    pub fn asked(&self, local: LocalChannelId, request: u32) -> Option<usize> {
         self.subscriptions.iter().position(|subscription| {
-            let same = matches!(subscription.state, SubscriptionState::Asked { command, .. } if command == asked);
+            let same = matches!(&subscription.state, SubscriptionState::Asked(asked) if asked.request == request);
             subscription.local == local && same
         })
     }
+
+    /// When the connection or one of its subscriptions expires next.
+    pub fn expires_at_ms(&self) -> Option<u64> {
+        let own = self.identity.as_ref().and_then(|identity| identity.expires_at_ms);
+        let extras = self.subscriptions.iter().filter_map(|subscription| subscription.extra.as_ref());
+        extras.filter_map(|extra| extra.expires_at_ms).chain(own).min()
+    }
 }
 
-/// Clients have no user id yet, so only what everyone may do is allowed.
-fn allowed(rule: Allow) -> bool {
-    match rule {
-        Allow::Anyone => true,
-        Allow::Authenticated | Allow::Subscriber | Allow::Token | Allow::Backend => false,
+/// What a subscription does, by its namespace, what the client asks for, and what a token or backend overrides.
+pub fn traits_of(namespace: &Namespace, overrides: &Overrides, wants: Wants) -> Traits {
+    let recovery = overrides.recovery.unwrap_or(namespace.recovery_forced || wants.recovery);
+    let recoverable = namespace.recovery && recovery;
+    let positioned = overrides.positioned.unwrap_or(namespace.positioned || wants.positioned);
+    let member = overrides.presence.unwrap_or(namespace.presence);
+    Traits {
+        server_side: false,
+        member,
+        tell_join_leave: member && overrides.join_leave.unwrap_or(namespace.join_leave),
+        recoverable,
+        positioned: recoverable || (namespace.history_size > 0 && positioned),
     }
+}
+
+/// Whether a subscription hears of others' coming and going.
+pub fn hears_join_leave(namespace: &Namespace, overrides: &Overrides, asked: bool) -> bool {
+    let on = overrides.join_leave.unwrap_or(namespace.join_leave);
+    on && overrides.push_join_leave.unwrap_or(namespace.join_leave_forced || asked)
+}
+
+/// What a client asks of its subscription.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Wants {
+    /// To resume later.
+    pub recovery: bool,
+    /// To be told of losses.
+    pub positioned: bool,
+}
+
+fn may_read(channel: &str, ask: &ChannelAsk, who: &Who<'_>, options: &Options) -> Result<(), ClientError> {
+    if !channel_is_valid(channel, &options.limits) {
+        return Err(ClientError::BadRequest);
+    }
+    let (_, namespace) = options.namespaces.resolve(channel).ok_or(ClientError::UnknownChannel)?;
+    match ask {
+        ChannelAsk::Presence | ChannelAsk::PresenceStats if !namespace.presence => Err(ClientError::NotAvailable),
+        ChannelAsk::Presence | ChannelAsk::PresenceStats => authorize::read_presence(namespace, channel, who),
+        ChannelAsk::History(_) | ChannelAsk::HistoryRemove if namespace.history_size == 0 => {
+            Err(ClientError::NotAvailable)
+        }
+        ChannelAsk::History(_) | ChannelAsk::HistoryRemove => authorize::read_history(namespace, channel, who),
+    }
+}
+
+fn history_ask(request: &HistoryRequest<'_>) -> HistoryAsk {
+    HistoryAsk {
+        limit: request.limit,
+        since: request.since.as_ref().map(|since| Since { offset: since.offset, epoch: epoch(&since.epoch) }),
+        reverse: request.reverse,
+    }
+}
+
+/// A client's epoch; none: it takes any. A text that is no epoch of ours matches none: creations are counted from 1.
+pub fn epoch(text: &str) -> Option<Epoch> {
+    (!text.is_empty()).then(|| Epoch::parse(text).unwrap_or(Epoch { boot: 0, creation: 0 }))
 }
 
 /// A client's id: unique over restarts, shards and reuse of slots, and never stored.

@@ -44,8 +44,14 @@ close_table! {
     MessageTooBig = 1009, "message too big", "message_too_big";
     /// The node is draining or stopping; the client reconnects and recovers.
     Shutdown = 3001, "shutdown", "shutdown";
+    /// The connection's token has expired and no new one came; the client fetches one and reconnects.
+    Expired = 3005, "connection expired", "expired";
+    /// A server-side subscription has expired; the client reconnects with a new token.
+    SubscriptionExpired = 3006, "subscription expired", "subscription_expired";
     /// The client read slower than its messages came and its outbox reached `outbox_bytes_max`.
     Slow = 3008, "slow", "slow";
+    /// Publications of a server-side subscription were lost on the way; the client reconnects and recovers.
+    InsufficientState = 3010, "insufficient state", "insufficient_state";
     /// No pong (or other byte) within `pong_timeout_ms` after a ping: a dead or half-open peer.
     NoPong = 3012, "no pong", "no_pong";
     /// The connection did not send its connect command within `connect_timeout_ms`; may be our own overload, so not
@@ -55,6 +61,8 @@ close_table! {
     InvalidToken = 3500, "invalid token", "invalid_token";
     /// A command broke the client protocol: not decodable, wrong order, missing id.
     BadRequest = 3501, "bad request", "bad_request";
+    /// A backend has ended the connection; it may have chosen another code and text.
+    ForceDisconnect = 3503, "force disconnect", "force_disconnect";
     /// The connection tried what its identity does not allow at all.
     PermissionDenied = 3507, "permission denied", "permission_denied";
 }

@@ -4,20 +4,22 @@
 //! Close frames and `Action::Close`. Invariants: a connection's subscriptions end before its slot is free; every end
 //! is counted once by who ended it, and ours by reason; the slot is free only after the driver said `Closed`.
 
-use alloc::vec::Vec;
-
 use ringway_wire::close::CloseReason;
 use ringway_wire::frame::write_close;
 use ringway_wire::ingest::{IngestError, write_fatal};
 
 use super::{Shard, list};
-use crate::connection::{Connection, Phase, Until};
+use crate::connection::{Phase, Until};
+use crate::events::ClientEvent;
 use crate::frame::Frame;
 use crate::ids::{ConnId, CoreId, LocalChannelId};
 use crate::lane_message::{LaneMessage, LeaveRequest};
 use crate::metrics::Metric;
+use crate::namespace::EventMode;
 use crate::seam::{Action, Port};
-use crate::session::{Subscription, SubscriptionState};
+
+/// What backends are told when a connection ended without a Close frame (RFC 6455 §7.1.5).
+const ABNORMAL_CLOSURE: u16 = 1006;
 
 impl Shard {
     /// Ends a client's connection with a Close frame, and waits for the peer's.
@@ -30,7 +32,16 @@ impl Shard {
         self.close_until(conn, reason, Until::WrittenThenPeerEnd);
     }
 
+    /// Ends a client's connection with a code and a text of a backend; counted as `force_disconnect`.
+    pub(super) fn close_with(&mut self, conn: ConnId, code: u16, text: &str) {
+        self.close_with_words(conn, CloseReason::ForceDisconnect, code, text, Until::PeerClose);
+    }
+
     fn close_until(&mut self, conn: ConnId, reason: CloseReason, until: Until) {
+        self.close_with_words(conn, reason, reason.code(), reason.text(), until);
+    }
+
+    fn close_with_words(&mut self, conn: ConnId, reason: CloseReason, code: u16, text: &str, until: Until) {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         match connection.phase {
             Phase::Closing(_) | Phase::Gone => return,
@@ -43,9 +54,9 @@ impl Shard {
         }
         self.metrics.add(Metric::ServerClosed, 1);
         self.metrics.closed(reason);
-        self.leave_all(conn);
+        self.leave_all(conn, code);
         self.frame.clear();
-        write_close(&mut self.frame, reason.code(), reason.text());
+        write_close(&mut self.frame, code, text);
         let frame = Frame::from_bytes(&self.frame);
         self.finish(conn, frame, until);
     }
@@ -90,6 +101,7 @@ impl Shard {
     fn finish(&mut self, conn: ConnId, frame: Frame, until: Until) {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         connection.phase = Phase::Closing(until);
+        connection.outbox.held = false;
         // The rest of a half-received frame is still needed to find the peer's Close behind it.
         if until != Until::PeerClose {
             connection.partial = None;
@@ -113,7 +125,7 @@ impl Shard {
             Phase::Gone => {}
             Phase::Upgrading { .. } | Phase::Client(_) | Phase::Echo | Phase::Ingest { .. } => {
                 self.metrics.add(Metric::PeerClosed, 1);
-                self.leave_all(conn);
+                self.leave_all(conn, code.unwrap_or(CloseReason::Normal.code()));
                 self.frame.clear();
                 // RFC 6455 §5.5.1: the answer usually repeats the code.
                 write_close(&mut self.frame, code.unwrap_or(CloseReason::Normal.code()), "");
@@ -156,7 +168,7 @@ impl Shard {
             Phase::Closing(_) => {}
             Phase::Upgrading { .. } | Phase::Client(_) | Phase::Echo | Phase::Ingest { .. } => {
                 self.metrics.add(who, 1);
-                self.leave_all(conn);
+                self.leave_all(conn, ABNORMAL_CLOSURE);
             }
         }
         self.end(conn, false);
@@ -238,29 +250,19 @@ impl Shard {
             .is_none_or(|connection| matches!(connection.phase, Phase::Closing(_) | Phase::Gone))
     }
 
-    /// Ends all subscriptions of a client, and counts it out.
-    fn leave_all(&mut self, conn: ConnId) {
-        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
-        let subscriptions = match &mut connection.phase {
-            Phase::Client(session) => core::mem::take(&mut session.subscriptions),
-            _ => Vec::new(),
-        };
+    /// Ends all subscriptions of a client, and tells those who counted it in.
+    fn leave_all(&mut self, conn: ConnId, code: u16) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let subscriptions = core::mem::take(&mut session.subscriptions);
+        session.asks.clear();
+        let was_open = session.is_open();
         for subscription in &subscriptions {
             self.leave(conn, subscription);
         }
-    }
-
-    /// Takes a connection off a channel's list. An answer still on its way will find nobody.
-    pub(super) fn leave(&mut self, conn: ConnId, subscription: &Subscription) {
-        let Some(form) = self.form_of(conn) else { return };
-        if let SubscriptionState::Joined { index } = subscription.state {
-            self.metrics.sub(Metric::SubscriptionsOpen, 1);
-            if let Some(moved) = self.fanouts.leave(subscription.local, form, index) {
-                self.moved.push(moved);
-                self.apply_moves();
-            }
+        self.leave_user(conn);
+        if was_open && self.options.access.connect_events != EventMode::Off {
+            self.tell_backend(conn, &ClientEvent::Disconnect { code });
         }
-        self.unfollow_if_unused(subscription.local);
     }
 
     /// Tells the owner when the last subscriber on this core has gone.
@@ -270,12 +272,5 @@ impl Shard {
         let owner: CoreId = self.owner_of(&channel);
         let leave = LeaveRequest { channel, local, from: self.options.core };
         self.lanes.push(owner, LaneMessage::Leave(leave.into()));
-    }
-
-    pub(super) fn form_of(&self, conn: ConnId) -> Option<ringway_wire::centrifuge::Form> {
-        match self.connections.get(conn.slot, conn.generation) {
-            Some(Connection { phase: Phase::Client(session), .. }) => Some(session.form),
-            _ => None,
-        }
     }
 }

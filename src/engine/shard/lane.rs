@@ -7,25 +7,19 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use ringway_wire::centrifuge::Form;
-use ringway_wire::centrifuge::reply::{ClientError, ReplyWriter, SubscribeResult};
+use ringway_wire::centrifuge::reply::{ClientError, ReplyWriter};
+use ringway_wire::close::CloseReason;
 use ringway_wire::ingest::Ack;
 
 use super::Shard;
-use super::command::EpochText;
+use super::subscribe::INSUFFICIENT_STATE;
+use crate::call::ChannelAnswer;
 use crate::connection::{Connection, Phase};
-use crate::ids::{ConnId, CoreId, LocalChannelId};
-use crate::lane_message::{
-    LaneMessage, LeaveRequest, Origin, PublishAnswer, PublishError, RecoverFrom, Recovery, SubscribeAnswer, Subscribed,
-};
+use crate::ids::{ConnId, CoreId};
+use crate::lane_message::{LaneMessage, LeaveRequest, Origin, PublishAnswer};
 use crate::metrics::Metric;
 use crate::seam::Note;
-use crate::session::{Subscription, SubscriptionState};
-
-/// Text of an unsubscribe push after lost publications; code 2500 makes the SDK subscribe again and recover.
-const INSUFFICIENT_STATE: (u32, &str) = (2500, "insufficient state");
-
-/// What a recovered publication takes in an answer beside its payload, offset and publisher included.
-const RECOVERED_ENVELOPE_BYTES: usize = 128;
+use crate::session::{AnswerTo, Asked, Leaving, SubscriptionState};
 
 impl Shard {
     pub(super) fn lane(&mut self, message: LaneMessage) {
@@ -44,18 +38,10 @@ impl Shard {
             }
             LaneMessage::PublishAnswer(answer) => self.publish_answered(&answer),
             LaneMessage::SubscribeAnswer(answer) => self.subscribe_answered(*answer),
-            LaneMessage::MemberLeave(_)
-            | LaneMessage::ChannelCall(_)
-            | LaneMessage::ChannelAnswer(_)
-            | LaneMessage::UserJoin(_)
-            | LaneMessage::UserLeave(_)
-            | LaneMessage::UserCall(_)
-            | LaneMessage::UserAnswer(_)
-            | LaneMessage::ChannelsCall(_)
-            | LaneMessage::ChannelsAnswer(_)
-            | LaneMessage::TokenChecked(_)
-            | LaneMessage::RevokeToken(_)
-            | LaneMessage::Rules(_) => {}
+            LaneMessage::ChannelAnswer(answer) => self.channel_answered(*answer),
+            LaneMessage::TokenChecked(checked) => self.token_checked(*checked),
+            LaneMessage::RevokeToken(token_id) => self.revoke_token(&token_id),
+            LaneMessage::UserCall(call) if call.origin.is_none() => self.user_order(&call),
             LaneMessage::Deliver { local, publication } => {
                 if !self.fanouts.deliver(local, publication) {
                     self.metrics.add(Metric::LaneStale, 1);
@@ -78,139 +64,12 @@ impl Shard {
         }
     }
 
-    fn client_publish_answered(&mut self, conn: ConnId, command: u32, error: Option<PublishError>) {
-        let Some(Connection { phase: Phase::Client(session), .. }) =
-            self.connections.get_mut(conn.slot, conn.generation)
-        else {
-            self.metrics.add(Metric::LaneStale, 1);
-            return;
-        };
-        session.in_flight -= 1;
-        let form = session.form;
-        match error {
-            None => ReplyWriter::resume(form, &mut self.replies).publish(command),
-            Some(error) => self.refuse(form, command, client_error(error)),
+    fn channel_answered(&mut self, answer: ChannelAnswer) {
+        match answer.origin {
+            Origin::Client { conn, command } => self.client_read_answered(conn, command, &answer),
+            // The control plane has an inbox of its own.
+            Origin::Ingest { .. } | Origin::Control { .. } => self.metrics.add(Metric::LaneStale, 1),
         }
-        self.send_replies(conn, form);
-    }
-
-    /// The subscriber joins its core's list now: what comes behind this answer in the lane is the first it gets.
-    fn subscribe_answered(&mut self, answer: SubscribeAnswer) {
-        let SubscribeAnswer { conn, command, local, result } = answer;
-        if !self.fanouts.answered(local) {
-            self.metrics.add(Metric::LaneStale, 1);
-            return;
-        }
-        if let Some((form, subscription)) = self.take_asked(conn, command, local) {
-            let granted = result.ok().map(|granted| self.fitted(conn, granted));
-            self.answer_subscriber(conn, form, command, subscription, granted);
-            self.send_replies(conn, form);
-        } else {
-            self.metrics.add(Metric::LaneStale, 1);
-        }
-        self.unfollow_if_unused(local);
-    }
-
-    /// A recovery that would not fit the outbox is none: the client reloads its state instead of being closed as slow,
-    /// coming back with the same offset, and being closed again.
-    fn fitted(&mut self, conn: ConnId, mut granted: Subscribed) -> Subscribed {
-        let Some(Recovery::Recovered(publications)) = &granted.recovery else { return granted };
-        let waiting = self.connections.get(conn.slot, conn.generation).map_or(0, |c| c.outbox.bytes() as usize);
-        let bytes: usize = publications.iter().map(|missed| missed.payload().len() + RECOVERED_ENVELOPE_BYTES).sum();
-        // Half of the outbox is left to what comes behind.
-        if waiting + bytes > self.options.limits.outbox_bytes_max as usize / 2 && !publications.is_empty() {
-            self.metrics.add(Metric::RecoveriesTooLarge, 1);
-            granted.recovery = Some(Recovery::NotRecovered);
-        }
-        granted
-    }
-
-    /// The subscription that waits for this answer, out of its session.
-    fn take_asked(&mut self, conn: ConnId, command: u32, local: LocalChannelId) -> Option<(Form, Subscription)> {
-        let Connection { phase: Phase::Client(session), .. } = self.connections.get_mut(conn.slot, conn.generation)?
-        else {
-            return None;
-        };
-        let index = session.asked(local, command)?;
-        session.in_flight -= 1;
-        Some((session.form, session.subscriptions.swap_remove(index)))
-    }
-
-    fn answer_subscriber(
-        &mut self,
-        conn: ConnId,
-        form: Form,
-        command: u32,
-        subscription: Subscription,
-        granted: Option<Subscribed>,
-    ) {
-        let SubscriptionState::Asked { recover, reject_unrecovered, unsubscribe, .. } = subscription.state else {
-            return;
-        };
-        let joined = match granted {
-            None => {
-                self.refuse(form, command, ClientError::TooManyRequests);
-                false
-            }
-            Some(Subscribed { recovery: Some(Recovery::NotRecovered), .. }) if reject_unrecovered => {
-                self.refuse(form, command, ClientError::UnrecoverablePosition);
-                false
-            }
-            Some(granted) => {
-                self.reply_subscribed(form, command, subscription.local, recover, &granted);
-                true
-            }
-        };
-        if !joined {
-            self.metrics.add(Metric::SubscribesRefused, 1);
-        }
-        if let Some(unsubscribe) = unsubscribe {
-            ReplyWriter::resume(form, &mut self.replies).unsubscribe(unsubscribe);
-        } else if joined {
-            let index = self.fanouts.join(subscription.local, form, conn.slot);
-            self.metrics.add(Metric::SubscriptionsOpen, 1);
-            if let Some(Connection { phase: Phase::Client(session), .. }) =
-                self.connections.get_mut(conn.slot, conn.generation)
-            {
-                let state = SubscriptionState::Joined { index };
-                session.subscriptions.push(Subscription { local: subscription.local, state });
-            }
-        }
-    }
-
-    fn reply_subscribed(
-        &mut self,
-        form: Form,
-        command: u32,
-        local: LocalChannelId,
-        recover: Option<RecoverFrom>,
-        granted: &Subscribed,
-    ) {
-        let Some(channel) = self.fanouts.get(local) else { return };
-        let namespace = self.options.namespaces.get(channel.namespace);
-        let epoch = EpochText::new(granted.top.epoch);
-        let missed: &[_] = match &granted.recovery {
-            Some(Recovery::Recovered(publications)) => publications,
-            Some(Recovery::NotRecovered) | None => &[],
-        };
-        let recovered = matches!(granted.recovery, Some(Recovery::Recovered(_)));
-        let has_position = namespace.history_size > 0;
-        let result = SubscribeResult {
-            recoverable: namespace.recovery,
-            positioned: namespace.recovery,
-            epoch: if has_position { epoch.as_str() } else { "" },
-            // The SDK advances from the client's own offset while it takes the publications.
-            offset: match recover {
-                Some(from) if recovered => from.offset,
-                _ if has_position => granted.top.offset,
-                _ => 0,
-            },
-            recovered,
-            was_recovering: recover.is_some(),
-            ..SubscribeResult::default()
-        };
-        let publications = missed.iter().map(|publication| publication.view());
-        ReplyWriter::resume(form, &mut self.replies).subscribe(command, &result, publications);
     }
 
     /// Publications from `from` were dropped: whoever follows a channel of that core is told to come back and
@@ -244,48 +103,55 @@ impl Shard {
 
     /// Ends a client's subscriptions to channels that are gone; returns how many it was told of.
     fn end_subscriptions(&mut self, conn: ConnId, form: Form, gone: &BTreeMap<(u32, u32), Box<str>>) -> u32 {
-        let Some(Connection { phase: Phase::Client(session), .. }) =
-            self.connections.get_mut(conn.slot, conn.generation)
-        else {
-            return 0;
-        };
+        let Some(session) = self.session_mut(conn) else { return 0 };
         let mut ended = Vec::new();
-        session.subscriptions.retain(|subscription| {
+        session.subscriptions.retain_mut(|subscription| {
             let name = gone.get(&(subscription.local.slot, subscription.local.generation));
-            ended.extend(name.map(|name| (name, subscription.state.clone())));
-            name.is_none()
+            let Some(name) = name else { return true };
+            let state = core::mem::replace(&mut subscription.state, SubscriptionState::Joined { index: 0 });
+            ended.push((name, subscription.traits, state));
+            false
         });
-        let asked = ended.iter().filter(|(_, state)| matches!(state, SubscriptionState::Asked { .. })).count();
-        session.in_flight -= asked as u32;
-        self.metrics.sub(Metric::SubscriptionsOpen, (ended.len() - asked) as u64);
-        self.metrics.add(Metric::SubscribesRefused, asked as u64);
-        self.metrics.add(Metric::CommandErrors, asked as u64);
-        for (name, state) in &ended {
-            let mut writer = ReplyWriter::resume(form, &mut self.replies);
+        let told = ended.len() as u32;
+        let mut lost_server_side = false;
+        for (name, traits, state) in ended {
             match state {
                 SubscriptionState::Joined { .. } => {
-                    let (code, reason) = INSUFFICIENT_STATE;
-                    writer.push_unsubscribe(name, code, reason);
-                }
-                SubscriptionState::Asked { command, unsubscribe, .. } => {
-                    writer.error(*command, ClientError::Internal);
-                    if let Some(unsubscribe) = unsubscribe {
-                        writer.unsubscribe(*unsubscribe);
+                    self.metrics.sub(Metric::SubscriptionsOpen, 1);
+                    lost_server_side |= traits.server_side;
+                    if !traits.server_side {
+                        let (code, reason) = INSUFFICIENT_STATE;
+                        ReplyWriter::resume(form, &mut self.replies).push_unsubscribe(name, code, reason);
                     }
                 }
+                SubscriptionState::Asked(asked) => self.asked_in_vain(conn, form, &asked),
             }
         }
-        ended.len() as u32
+        if lost_server_side {
+            // The client cannot subscribe again by itself: it comes back, and its connect result carries what it missed.
+            self.send_replies(conn, form);
+            self.close(conn, CloseReason::InsufficientState);
+        }
+        told
     }
-}
 
-/// A publish's refusal as a client sees it.
-fn client_error(error: PublishError) -> ClientError {
-    match error {
-        PublishError::UnknownChannel => ClientError::UnknownChannel,
-        PublishError::PermissionDenied => ClientError::PermissionDenied,
-        PublishError::BadPayload => ClientError::BadRequest,
-        PublishError::TooLarge => ClientError::LimitExceeded,
-        PublishError::Busy => ClientError::TooManyRequests,
+    /// A subscription's answer was lost with the lane.
+    fn asked_in_vain(&mut self, conn: ConnId, form: Form, asked: &Asked) {
+        self.metrics.add(Metric::SubscribesRefused, 1);
+        self.metrics.add(Metric::CommandErrors, 1);
+        if let Some(session) = self.session_mut(conn) {
+            session.in_flight -= 1;
+        }
+        match asked.answer_to {
+            AnswerTo::Command(command) => {
+                ReplyWriter::resume(form, &mut self.replies).error(command, ClientError::Internal);
+            }
+            // Without one of its channels the client would think that it has lost the right to it: it comes back.
+            AnswerTo::Connect => self.close(conn, CloseReason::InsufficientState),
+            AnswerTo::Push => {}
+        }
+        if let Some(Leaving::Command(unsubscribe)) = asked.leaving {
+            ReplyWriter::resume(form, &mut self.replies).unsubscribe(unsubscribe);
+        }
     }
 }

@@ -8,17 +8,30 @@
 //! |---|---|
 //! | `received` | bytes of a peer: upgrade, frames, commands, ingest frames |
 //! | `command` | one client command |
+//! | `connect`, `subscribe`, `publish`, `read`, `refresh` | what commands ask for, from the command to its answer |
+//! | `asked` | verdicts about tokens and words of backends, which come later |
+//! | `user` | orders about a user's connections |
 //! | `ingest` | one frame of a backend |
 //! | `lane` | messages of other cores and of this one |
 //! | `timers` | deadlines that have come, upkeep |
 //! | `closing` | every way in which a connection ends |
 
+mod asked;
 mod closing;
 mod command;
+mod connect;
+mod epoch_text;
+mod events;
 mod ingest;
 mod lane;
+mod owned;
+mod publish;
+mod read;
 mod received;
+mod refresh;
+mod subscribe;
 mod timers;
+mod user;
 
 use alloc::vec::Vec;
 
@@ -41,10 +54,12 @@ use crate::publication::opcode;
 use crate::random::Random;
 use crate::route;
 use crate::seam::{Accepted, Action, Input, Note, Port};
-use crate::session::SubscriptionState;
+use crate::session::{Stage, SubscriptionState};
 use crate::slots::Slots;
 use crate::timers::Timers;
 
+/// What clients are told of the server's version.
+const VERSION: &str = concat!("ringway ", env!("CARGO_PKG_VERSION"));
 /// Bytes of the longest answer to one ingest publish: a refusal with its text.
 const ANSWER_BYTES_MAX: usize = 64;
 
@@ -177,7 +192,10 @@ impl Shard {
     pub fn wants_read(&self, conn: ConnId) -> bool {
         let Some(connection) = self.connections.get(conn.slot, conn.generation) else { return false };
         match &connection.phase {
-            Phase::Client(session) => session.in_flight < self.options.limits.requests_in_flight_per_connection_max,
+            Phase::Client(session) => {
+                session.stage != Stage::Opening
+                    && session.in_flight < self.options.limits.requests_in_flight_per_connection_max
+            }
             Phase::Gone => false,
             Phase::Upgrading { .. } | Phase::Echo | Phase::Ingest { .. } | Phase::Closing(_) => true,
         }
@@ -246,7 +264,7 @@ impl Shard {
             let Some((generation, _)) = self.connections.at(slot) else { continue };
             let Some(connection) = self.connections.at_mut(slot) else { continue };
             let listed = core::mem::take(&mut connection.outbox.listed);
-            if listed && !connection.outbox.blocked {
+            if listed && !connection.outbox.blocked && !connection.outbox.held {
                 self.outboxes.collect(&connection.outbox, ConnId { slot, generation }, batch);
             }
         }
@@ -359,7 +377,7 @@ impl Shard {
                 let waiting = connection.outbox.bytes() as usize;
                 let wanted = waiting + delivery.frame.bytes().len();
                 // A socket that takes what it is offered is not slow because a turn brought much: write first.
-                if wanted > outbox_bytes_max / 2 && waiting > 0 && !connection.outbox.blocked && !delivery.begun {
+                if wanted > outbox_bytes_max / 2 && waiting > 0 && !connection.outbox.blocked && !connection.outbox.held && !delivery.begun {
                     return Taken::PutOff;
                 }
                 if wanted > outbox_bytes_max {
@@ -404,7 +422,7 @@ impl Shard {
 /// Puts a connection on the list of those to write to, once, unless it waits for its socket.
 #[inline]
 fn list(to_write: &mut Vec<u32>, slot: u32, connection: &mut Connection) {
-    if !connection.outbox.listed && !connection.outbox.blocked {
+    if !connection.outbox.listed && !connection.outbox.blocked && !connection.outbox.held {
         connection.outbox.listed = true;
         to_write.push(slot);
     }

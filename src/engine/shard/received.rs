@@ -12,13 +12,15 @@ use ringway_wire::frame::{CONTROL_PAYLOAD_BYTES_MAX, Opcode, write_server_header
 use ringway_wire::message::{self, Event, Fragments, MessageKind};
 use ringway_wire::upgrade::{self, UpgradeRefusal};
 
-use super::Shard;
+use super::{Shard, list};
 use crate::connection::{Connection, Phase, Until};
 use crate::frame::Frame;
 use crate::handshake::{self, Purpose};
 use crate::ids::ConnId;
 use crate::metrics::Metric;
-use crate::session::Session;
+use crate::outbox::{Mark, Outboxes};
+use crate::publication::opcode;
+use crate::session::{Session, Stage};
 
 /// Unused bytes that the buffer of an incomplete frame may keep.
 const PARTIAL_SLACK_BYTES: usize = 512;
@@ -31,6 +33,8 @@ enum Reader {
     Echo,
     Ingest,
     Discard,
+    /// Nothing: its connect command is not answered yet.
+    Wait,
 }
 
 impl Shard {
@@ -76,6 +80,7 @@ impl Shard {
             }
             let consumed = match self.reader(conn) {
                 Reader::Discard => rest.len(),
+                Reader::Wait => 0,
                 Reader::Upgrade { scanned } => self.read_upgrade(conn, rest, scanned),
                 Reader::Client => self.read_frame(conn, fragments, rest, false),
                 Reader::Echo => self.read_frame(conn, fragments, rest, true),
@@ -91,6 +96,7 @@ impl Shard {
     fn reader(&self, conn: ConnId) -> Reader {
         match self.connections.get(conn.slot, conn.generation).map(|connection| &connection.phase) {
             Some(Phase::Upgrading { scanned }) => Reader::Upgrade { scanned: *scanned as usize },
+            Some(Phase::Client(session)) if session.stage == Stage::Opening => Reader::Wait,
             Some(Phase::Client(_)) => Reader::Client,
             Some(Phase::Echo) => Reader::Echo,
             Some(Phase::Ingest { .. }) => Reader::Ingest,
@@ -205,8 +211,16 @@ impl Shard {
             self.close(conn, CloseReason::BadRequest);
             return;
         }
-        for (count, command) in Commands::new(form, data).enumerate() {
+        self.client_commands(conn, form, data);
+    }
+
+    /// The commands of a message, in order. Those behind a connect command that cannot be answered at once wait with it.
+    pub(super) fn client_commands(&mut self, conn: ConnId, form: Form, data: &[u8]) {
+        let mut commands = Commands::new(form, data);
+        let mut count = 0;
+        while let Some(command) = commands.next() {
             let within = count < self.options.limits.commands_per_message_max as usize;
+            count += 1;
             match command {
                 Ok(command) if within => self.command(conn, form, &command),
                 Ok(_) | Err(_) => {
@@ -218,7 +232,41 @@ impl Shard {
                 self.replies.clear();
                 return;
             }
+            if self.hold_while_opening(conn, commands.rest()) {
+                return;
+            }
         }
         self.send_replies(conn, form);
+    }
+
+    /// Whether a connect command waits for its answer. Then what is behind it waits too, and so does what others send
+    /// to this client: nothing may reach it in front of that answer.
+    fn hold_while_opening(&mut self, conn: ConnId, rest: &[u8]) -> bool {
+        let Some(Connection { phase: Phase::Client(session), outbox, .. }) =
+            self.connections.get_mut(conn.slot, conn.generation)
+        else {
+            return false;
+        };
+        let Some(opening) = &mut session.opening else { return false };
+        opening.rest = rest.to_vec();
+        opening.behind = Outboxes::hold(outbox);
+        true
+    }
+
+    /// Sends the answer to the connect command, which is in `replies`, in front of what waited for it. False: nothing
+    /// was held, and the answer goes out with the other replies.
+    pub(super) fn release(&mut self, conn: ConnId, behind: Mark) -> bool {
+        let Some(form) = self.form_of(conn) else { return false };
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return false };
+        if !connection.outbox.held {
+            return false;
+        }
+        self.frame.clear();
+        write_server_header(&mut self.frame, opcode(form), self.replies.len());
+        self.frame.extend_from_slice(&self.replies);
+        self.replies.clear();
+        self.outboxes.release(&mut connection.outbox, behind, Frame::from_bytes(&self.frame));
+        list(&mut self.to_write, conn.slot, connection);
+        true
     }
 }

@@ -18,9 +18,7 @@ enum Due {
     Handshake,
     Hello,
     Connect,
-    PingClient { form: ringway_wire::centrifuge::Form },
-    ClientAnswered,
-    NoPong,
+    Client,
     PingBackend,
     BackendSilent,
     CloseAnswer,
@@ -48,7 +46,6 @@ impl Shard {
     fn fire(&mut self, conn: ConnId, due: Due) {
         let limits = &self.options.limits;
         let pong_timeout_ms = limits.pong_timeout_ms as u64;
-        let ping_interval_ms = limits.ping_interval_ms as u64;
         let ingest_idle_timeout_ms = limits.ingest_idle_timeout_ms as u64;
         match due {
             Due::Nothing => {}
@@ -62,33 +59,11 @@ impl Shard {
                 self.fail_ingest(conn, IngestError::HelloTimeout);
             }
             Due::Connect => self.close(conn, CloseReason::ConnectTimeout),
-            Due::PingClient { form } => {
-                let ping = self.pings[form as usize].clone();
-                if let Some(Connection { phase: Phase::Client(session), .. }) =
-                    self.connections.get_mut(conn.slot, conn.generation)
-                {
-                    session.awaiting_pong = true;
-                    session.ping = PingState::Asked;
-                }
-                self.metrics.add(Metric::PingsSent, 1);
-                // Armed before the ping is queued: a full outbox ends the connection and takes the timer over.
-                self.timers.arm(conn.slot, self.now_ms + pong_timeout_ms);
-                self.send(conn, ping);
-            }
-            Due::ClientAnswered => {
-                if let Some(Connection { phase: Phase::Client(session), .. }) =
-                    self.connections.get_mut(conn.slot, conn.generation)
-                {
-                    session.ping = PingState::Resting;
-                }
-                let rest_ms = ping_interval_ms.saturating_sub(pong_timeout_ms).max(TICK_MS);
-                self.timers.arm(conn.slot, self.now_ms + rest_ms);
-            }
+            Due::Client => self.client_due(conn),
             // While we do not read, an answer can lie unread: that is our silence, not the peer's.
-            Due::NoPong | Due::BackendSilent if self.is_pressed() || !self.wants_read(conn) => {
+            Due::BackendSilent if self.is_pressed() => {
                 self.timers.arm(conn.slot, self.now_ms + pong_timeout_ms.max(TICK_MS));
             }
-            Due::NoPong => self.close(conn, CloseReason::NoPong),
             Due::PingBackend => {
                 self.frame.clear();
                 write_ping(&mut self.frame, self.now_ms);
@@ -106,17 +81,76 @@ impl Shard {
             Due::CloseAnswer => self.end(conn, true),
         }
     }
+
+    /// A client has been admitted: its first ping comes after half to one interval, so that clients who came together
+    /// are not pinged together.
+    pub(super) fn arm_first_ping(&mut self, conn: ConnId) {
+        let interval_ms = self.options.limits.ping_interval_ms as u64;
+        let first_ms = interval_ms / 2 + self.random.below((interval_ms / 2).max(1));
+        let now_ms = self.now_ms;
+        let Some(session) = self.session_mut(conn) else { return };
+        if interval_ms == 0 {
+            session.ping = PingState::Off;
+        } else {
+            session.ping_at_ms = now_ms + first_ms;
+        }
+        self.arm_client(conn);
+    }
+
+    /// Sets the timer to whatever comes first: the next step of ping and pong, or something that expires.
+    pub(super) fn arm_client(&mut self, conn: ConnId) {
+        let grace_ms = self.options.limits.expired_grace_ms as u64;
+        let Some(session) = self.session(conn).filter(|session| session.is_open()) else { return };
+        let ping = (session.ping != PingState::Off).then_some(session.ping_at_ms);
+        let expiry = session.expires_at_ms().map(|at_ms| at_ms + grace_ms);
+        match ping.into_iter().chain(expiry).min() {
+            Some(at_ms) => self.timers.arm(conn.slot, at_ms),
+            None => self.timers.disarm(conn.slot),
+        }
+    }
+
+    fn client_due(&mut self, conn: ConnId) {
+        if self.expire(conn) {
+            self.ping_step(conn);
+            self.arm_client(conn);
+        }
+    }
+
+    fn ping_step(&mut self, conn: ConnId) {
+        let limits = &self.options.limits;
+        let (interval_ms, timeout_ms) = (limits.ping_interval_ms as u64, limits.pong_timeout_ms as u64);
+        // While we do not read, an answer can lie unread: that is our silence, not the peer's.
+        let deaf = self.is_pressed() || !self.wants_read(conn);
+        let now_ms = self.now_ms;
+        let Some(session) = self.session_mut(conn) else { return };
+        if session.ping_at_ms > now_ms {
+            return;
+        }
+        match session.ping {
+            PingState::Off => {}
+            PingState::Resting => {
+                session.awaiting_pong = true;
+                session.ping = PingState::Asked;
+                session.ping_at_ms = now_ms + timeout_ms;
+                let ping = self.pings[session.form as usize].clone();
+                self.metrics.add(Metric::PingsSent, 1);
+                self.send(conn, ping);
+            }
+            PingState::Asked if !session.awaiting_pong => {
+                session.ping = PingState::Resting;
+                session.ping_at_ms = now_ms + interval_ms.saturating_sub(timeout_ms).max(TICK_MS);
+            }
+            PingState::Asked if deaf => session.ping_at_ms = now_ms + timeout_ms.max(TICK_MS),
+            PingState::Asked => self.close(conn, CloseReason::NoPong),
+        }
+    }
 }
 
 fn meaning(connection: &Connection) -> Due {
     match &connection.phase {
         Phase::Upgrading { .. } => Due::Handshake,
-        Phase::Client(session) if !session.connected => Due::Connect,
-        Phase::Client(session) => match session.ping {
-            PingState::Resting => Due::PingClient { form: session.form },
-            PingState::Asked if session.awaiting_pong => Due::NoPong,
-            PingState::Asked => Due::ClientAnswered,
-        },
+        Phase::Client(session) if !session.is_open() => Due::Connect,
+        Phase::Client(_) => Due::Client,
         Phase::Ingest { session, .. } if !session.ready => Due::Hello,
         Phase::Ingest { session, .. } if session.awaiting_pong => Due::BackendSilent,
         Phase::Ingest { .. } => Due::PingBackend,

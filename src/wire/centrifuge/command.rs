@@ -153,6 +153,8 @@ pub struct SubscribeRequest<'a> {
 }
 
 impl SubscribeRequest<'_> {
+    /// Bit of `flag`: pushes may carry a number instead of the channel's name.
+    pub const FLAG_COMPACTION: i64 = 1;
     /// Bit of `flag`: answer error 112 rather than `recovered:false`.
     pub const FLAG_REJECT_UNRECOVERED: i64 = 2;
 }
@@ -245,6 +247,11 @@ impl<'a> Commands<'a> {
             Form::Protobuf => message,
         };
         Commands { form, rest, state: State::First }
+    }
+
+    /// What has not been read yet; a message of its own when it is not empty.
+    pub const fn rest(&self) -> &'a [u8] {
+        self.rest
     }
 
     fn read(&mut self) -> Result<Command<'a>, CommandError> {

@@ -1,0 +1,115 @@
+//! Answers that come later than the command: verdicts about tokens, words of backends.
+//!
+//! In: a connection, the number of its request, and the answer. Out: the request goes on, or is refused.
+//! Invariant: what the connection no longer waits for is dropped and counted; nothing waits for an answer except the
+//! request itself, so that pongs and other commands go on meanwhile.
+
+use ringway_wire::centrifuge::Form;
+use ringway_wire::centrifuge::reply::{ClientError, ReplyWriter};
+
+use super::Shard;
+use crate::events::{BackendAnswer, Denied};
+use crate::ids::ConnId;
+use crate::metrics::Metric;
+use crate::session::AskWhat;
+use crate::tokens::{TokenChecked, Verdict};
+
+impl Shard {
+    /// Notes that a request of the connection waits for a verdict or a backend.
+    pub(super) fn wait(&mut self, conn: ConnId, number: u32, what: AskWhat) {
+        if let Some(session) = self.session_mut(conn) {
+            session.wait(number, what);
+        }
+    }
+
+    pub(super) fn token_checked(&mut self, checked: TokenChecked) {
+        let (conn, number) = (checked.ask.conn, checked.ask.ask);
+        let Some(what) = self.session_mut(conn).and_then(|session| session.take_ask(number)) else {
+            return self.metrics.add(Metric::LaneStale, 1);
+        };
+        match (what, checked.verdict) {
+            (AskWhat::Connect, Verdict::Connect(verdict)) => self.connect_checked(conn, verdict),
+            (AskWhat::Subscribe { local }, Verdict::Subscribe(verdict)) => {
+                self.subscribe_checked(conn, local, number, verdict);
+            }
+            (AskWhat::Refresh { command }, Verdict::Connect(verdict)) => self.refresh_checked(conn, command, verdict),
+            (AskWhat::SubRefresh { command, channel }, Verdict::Subscribe(verdict)) => {
+                self.sub_refresh_checked(conn, command, &channel, verdict);
+            }
+            _ => self.metrics.add(Metric::LaneStale, 1),
+        }
+        self.flush_replies(conn);
+    }
+
+    pub(super) fn backend_answered(&mut self, conn: ConnId, number: u32, answer: BackendAnswer) {
+        let Some(what) = self.session_mut(conn).and_then(|session| session.take_ask(number)) else {
+            return self.metrics.add(Metric::LaneStale, 1);
+        };
+        match (what, answer) {
+            (AskWhat::Connect, BackendAnswer::Connect(answer)) => match answer {
+                Ok((claims, data)) => self.admit(conn, claims, data),
+                Err(denied) => self.connect_denied(conn, denied),
+            },
+            (AskWhat::Subscribe { local }, BackendAnswer::Subscribe(answer)) => {
+                self.subscribe_decided(conn, local, number, answer);
+            }
+            (AskWhat::Publish { command, channel, payload }, BackendAnswer::Publish(answer)) => {
+                self.publish_decided(conn, command, channel, payload, answer);
+            }
+            (AskWhat::Rpc { command }, BackendAnswer::Rpc(answer)) => {
+                let Some(form) = self.form_of(conn) else { return };
+                match answer {
+                    Ok(data) => self.answer_rpc(form, command, &data),
+                    Err(denied) => self.deny(conn, form, command, &denied),
+                }
+            }
+            _ => self.metrics.add(Metric::LaneStale, 1),
+        }
+        self.flush_replies(conn);
+    }
+
+    /// A backend may send bytes that a JSON message cannot carry.
+    fn answer_rpc(&mut self, form: Form, command: u32, data: &[u8]) {
+        match self.embeddable(form, data) {
+            Some(data) => ReplyWriter::resume(form, &mut self.replies).rpc(command, &data),
+            None => self.refuse(form, command, ClientError::Internal),
+        }
+    }
+
+    /// Answers a command with a backend's refusal.
+    pub(super) fn deny(&mut self, conn: ConnId, form: Form, command: u32, denied: &Denied) {
+        self.metrics.add(Metric::CommandErrors, 1);
+        let mut writer = ReplyWriter::resume(form, &mut self.replies);
+        match denied {
+            Denied::Error { code, message, temporary } => writer.error_custom(command, *code, message, *temporary),
+            Denied::Timeout => writer.error(command, ClientError::Internal),
+            Denied::Busy => writer.error_temporary(command, ClientError::TooManyRequests),
+            Denied::NoBackend => writer.error_temporary(command, ClientError::NotAvailable),
+            Denied::Disconnect { code, reason } => self.close_with(conn, *code, reason),
+        }
+    }
+
+    pub(super) fn connect_denied(&mut self, conn: ConnId, denied: Denied) {
+        match denied {
+            Denied::Disconnect { code, reason } => self.close_with(conn, code, &reason),
+            Denied::Error { code, message, temporary } => {
+                self.refuse_connect(conn, |writer, id| writer.error_custom(id, code, &message, temporary));
+            }
+            // Nobody could be asked: that is our trouble, and the client comes back.
+            Denied::Timeout | Denied::NoBackend => {
+                self.refuse_connect(conn, |writer, id| writer.error(id, ClientError::Internal));
+            }
+            Denied::Busy => {
+                self.refuse_connect(conn, |writer, id| writer.error_temporary(id, ClientError::TooManyRequests));
+            }
+        }
+    }
+
+    /// Sends what was written into `replies` for this connection outside its own message.
+    pub(super) fn flush_replies(&mut self, conn: ConnId) {
+        match self.form_of(conn) {
+            Some(form) => self.send_replies(conn, form),
+            None => self.replies.clear(),
+        }
+    }
+}

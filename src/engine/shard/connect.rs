@@ -1,0 +1,199 @@
+//! From the connect command to an open session.
+//!
+//! In: a connect command, the verdict about its token, a backend's word, owners' answers for server-side
+//! subscriptions. Out: one answer that carries all of it.
+//!
+//! ```text
+//! connect ─> token or backend ─> identity ─> server-side subscriptions asked for ─> all answered ─> connect result
+//!            nothing more is read from the client until here ─────────────────────────────────────^
+//! ```
+//! Invariants: commands behind the connect command wait, unread, and are carried out in their order; a server-side
+//! subscription joins its list with the owner's answer like any other, and what is published before the connect result
+//! is out waits behind it in the outbox.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use ringway_wire::centrifuge::Form;
+use ringway_wire::centrifuge::command::ConnectRequest;
+use ringway_wire::centrifuge::reply::{
+    ClientError, ConnectResult, PublicationView, ReplyWriter, ServerSubscription, SubscribeResult,
+};
+use ringway_wire::close::CloseReason;
+
+use super::epoch_text::EpochText;
+use super::subscribe::ttl_s;
+use super::{Shard, VERSION};
+use crate::authorize;
+use crate::connection::{Connection, Phase};
+use crate::events::{BackendAnswer, ClientEvent};
+use crate::ids::ConnId;
+use crate::lane_message::{RecoverFrom, Recovery};
+use crate::metrics::Metric;
+use crate::namespace::EventMode;
+use crate::session::{
+    AnswerTo, AskWhat, Granted, Identity, Known, Opening, PingState, Session, Stage, SubscriptionState, client_id, epoch,
+};
+use crate::tokens::{ConnectClaims, TokenAsk, TokenCheck, TokenError, TokenSubscription};
+
+impl Shard {
+    pub(super) fn connect(&mut self, conn: ConnId, id: u32, request: &ConnectRequest<'_>) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let known = request.subs.iter().filter(|sub| sub.recover).map(|sub| Known {
+            channel: (&*sub.channel).into(),
+            from: RecoverFrom { offset: sub.offset, epoch: epoch(&sub.epoch) },
+        });
+        session.stage = Stage::Opening;
+        session.opening = Some(Box::new(Opening { command: id, known: known.collect(), ..Opening::default() }));
+        let number = session.number();
+        if !request.token.is_empty() {
+            let ask = TokenAsk { core: self.options.core, conn, ask: number };
+            match self.options.tokens.clone().check_connect(&request.token, ask) {
+                TokenCheck::Done(verdict) => self.connect_checked(conn, verdict),
+                TokenCheck::Later => self.wait(conn, number, AskWhat::Connect),
+            }
+        } else if self.options.access.connect_events == EventMode::Ask {
+            let event = ClientEvent::Connect { data: request.data, name: &request.name, version: &request.version };
+            match self.ask_backend(conn, number, &event) {
+                Ok(()) => self.wait(conn, number, AskWhat::Connect),
+                Err(denied) => self.connect_denied(conn, denied.into()),
+            }
+        } else if self.options.access.anonymous {
+            self.admit(conn, ConnectClaims::default(), Box::default());
+        } else {
+            self.close(conn, CloseReason::PermissionDenied);
+        }
+    }
+
+    /// A token's verdict.
+    pub(super) fn connect_checked(&mut self, conn: ConnId, verdict: Result<ConnectClaims, TokenError>) {
+        match verdict {
+            Ok(claims) => self.admit(conn, claims, Box::default()),
+            Err(TokenError::Invalid) => {
+                self.metrics.add(Metric::TokensInvalid, 1);
+                self.close(conn, CloseReason::InvalidToken);
+            }
+            Err(TokenError::Expired) => {
+                self.metrics.add(Metric::TokensExpired, 1);
+                self.refuse_connect(conn, |writer, id| writer.error(id, ClientError::TokenExpired));
+            }
+            Err(TokenError::Busy) => {
+                self.refuse_connect(conn, |writer, id| writer.error_temporary(id, ClientError::TooManyRequests));
+            }
+        }
+    }
+
+    /// Answers the connect command with an error. The client closes, or the connect clock does; what it sends until
+    /// then is not carried out.
+    pub(super) fn refuse_connect(&mut self, conn: ConnId, write: impl FnOnce(&mut ReplyWriter<'_>, u32)) {
+        self.metrics.add(Metric::CommandErrors, 1);
+        let Some(session) = self.session_mut(conn) else { return };
+        session.stage = Stage::Refused;
+        let form = session.form;
+        let Some(opening) = session.opening.take() else { return };
+        write(&mut ReplyWriter::resume(form, &mut self.replies), opening.command);
+        if !self.release(conn, opening.behind) {
+            self.send_replies(conn, form);
+        }
+    }
+
+    /// The client is who the claims say. Its server-side subscriptions are asked for; with none, it is in.
+    pub(super) fn admit(&mut self, conn: ConnId, claims: ConnectClaims, data: Box<[u8]>) {
+        let now_ms = self.now_ms;
+        let personal = authorize::personal_channel(&self.options.access, &claims.user);
+        let Some(session) = self.session_mut(conn) else { return };
+        let Some(opening) = &mut session.opening else { return };
+        opening.data = data;
+        session.identity = Some(Box::new(Identity {
+            user: claims.user,
+            info: claims.info,
+            meta: claims.meta,
+            token_id: claims.token_id,
+            expires_at_ms: claims.expires_in_ms.map(|after_ms| now_ms + after_ms),
+        }));
+        self.join_user(conn);
+        let personal = personal.map(|channel| TokenSubscription { channel: channel.into(), ..Default::default() });
+        for subscription in claims.subscriptions.into_iter().chain(personal) {
+            if self.server_subscribe(conn, subscription, None, AnswerTo::Connect)
+                && let Some(opening) = self.opening_mut(conn)
+            {
+                opening.waiting += 1;
+            }
+        }
+        self.open_if_complete(conn);
+    }
+
+    /// An owner has granted (or refused: none) a server-side subscription of a connect command.
+    pub(super) fn opening_answered(&mut self, conn: ConnId, granted: Option<Granted>) {
+        let Some(opening) = self.opening_mut(conn) else { return };
+        opening.waiting -= 1;
+        opening.granted.extend(granted);
+        self.open_if_complete(conn);
+    }
+
+    /// Answers the connect command when nothing is missing any more, and goes on with what waited behind it.
+    pub(super) fn open_if_complete(&mut self, conn: ConnId) {
+        let Some(session) = self.session_mut(conn) else { return };
+        if session.opening.as_ref().is_none_or(|opening| opening.waiting > 0) || session.stage != Stage::Opening {
+            return;
+        }
+        let form = session.form;
+        session.stage = Stage::Open;
+        let Some(opening) = session.opening.take() else { return };
+        self.arm_first_ping(conn);
+        self.metrics.add(Metric::SessionsConnected, 1);
+        self.write_connect_result(conn, form, &opening);
+        if self.options.access.connect_events == EventMode::Notify {
+            self.tell_backend(conn, &ClientEvent::Connect { data: &[], name: "", version: "" });
+        }
+        if self.release(conn, opening.behind) {
+            self.client_commands(conn, form, &opening.rest);
+            // What had been received behind that message.
+            self.received(conn, &mut []);
+        }
+    }
+
+    fn write_connect_result(&mut self, conn: ConnId, form: Form, opening: &Opening) {
+        let Some(Connection { phase: Phase::Client(session), .. }) = self.connections.get(conn.slot, conn.generation)
+        else {
+            return;
+        };
+        let interval_ms = self.options.limits.ping_interval_ms as u64;
+        let expires_at_ms = session.identity.as_ref().and_then(|identity| identity.expires_at_ms);
+        let epochs: Vec<EpochText> =
+            opening.granted.iter().map(|granted| EpochText::new(granted.subscribed.top.epoch)).collect();
+        let missed: Vec<Vec<PublicationView<'_>>> = opening
+            .granted
+            .iter()
+            .map(|granted| match &granted.subscribed.recovery {
+                Some(Recovery::Recovered(publications)) => publications.iter().map(|missed| missed.view()).collect(),
+                _ => Vec::new(),
+            })
+            .collect();
+        let subs: Vec<ServerSubscription<'_>> = opening
+            .granted
+            .iter()
+            .zip(&epochs)
+            .zip(&missed)
+            .map(|((granted, epoch), publications)| ServerSubscription {
+                channel: &granted.channel,
+                result: self.subscribe_result(granted, epoch.as_str()),
+                publications,
+            })
+            .collect();
+        let client = client_id(self.options.boot, self.options.core, conn);
+        let result = ConnectResult {
+            client: client.as_ref(),
+            version: VERSION,
+            expires: expires_at_ms.is_some(),
+            ttl: ttl_s(expires_at_ms, self.now_ms),
+            data: (!opening.data.is_empty()).then_some(&*opening.data),
+            subs: &subs,
+            // The protocol counts seconds; the client waits at least as long as we do.
+            ping: interval_ms.div_ceil(1_000) as u32,
+            pong: interval_ms > 0,
+            ..ConnectResult::default()
+        };
+        ReplyWriter::resume(form, &mut self.replies).connect(opening.command, &result);
+    }
+}

@@ -1,0 +1,573 @@
+//! A subscription's life on its connection's core: asked for, answered, ended.
+//!
+//! In: subscribe commands, server-side subscriptions of tokens and backends, verdicts, owners' answers, unsubscribes.
+//! Out: requests to owners, answers and pushes to the client.
+//!
+//! ```text
+//! command ─> right: granted │ token's verdict │ backend's word ─> owner ─> answer: join the list, tell the client
+//! ```
+//! Invariants: a subscriber joins its list when the owner's answer is taken from the lane, so that what comes behind it
+//! is the first it gets; a member of a channel's presence is reported gone exactly once, behind its subscribe.
+
+use alloc::boxed::Box;
+
+use ringway_wire::centrifuge::Form;
+use ringway_wire::centrifuge::command::SubscribeRequest as SubscribeCommand;
+use ringway_wire::centrifuge::reply::{ClientError, ReplyWriter, SubscribePush, SubscribeResult};
+use ringway_wire::close::CloseReason;
+
+use super::Shard;
+use super::epoch_text::EpochText;
+use crate::connection::{Connection, Phase};
+use crate::events::{BackendAnswer, ClientEvent, Denied};
+use crate::ids::{ConnId, LocalChannelId};
+use crate::lane_message::{
+    LaneMessage, MemberLeave, RecoverFrom, Recovery, SubscribeAnswer, SubscribeRequest, Subscribed,
+};
+use crate::metrics::Metric;
+use crate::namespace::{EventMode, Namespace, NamespaceId};
+use crate::presence::Member;
+use crate::session::{
+    AnswerTo, AskWhat, Asked, Granted, Leaving, Right, Session, SubscribeDecision, Subscription, SubscriptionExtra,
+    SubscriptionState, Traits, Wants, client_id, hears_join_leave, traits_of,
+};
+use crate::tokens::{Overrides, SubscribeClaims, TokenAsk, TokenCheck, TokenError, TokenSubscription};
+use crate::variant::Variant;
+
+/// Text of an unsubscribe push after lost publications; code 2500 makes the SDK subscribe again and recover.
+pub(super) const INSUFFICIENT_STATE: (u32, &str) = (2500, "insufficient state");
+/// What a recovered publication takes in an answer beside its payload, offset and publisher included.
+const RECOVERED_ENVELOPE_BYTES: usize = 128;
+
+impl Shard {
+    pub(super) fn subscribe(&mut self, conn: ConnId, id: u32, decision: &SubscribeDecision<'_>) {
+        let SubscribeDecision { request, namespace, right, recover } = *decision;
+        let channel = &*request.channel;
+        if let Err(error) = self.has_place(conn, channel) {
+            self.metrics.add(Metric::SubscribesRefused, 1);
+            let Some(form) = self.form_of(conn) else { return };
+            return self.refuse(form, id, error);
+        }
+        let wants = Wants { recovery: request.recoverable || request.recover, positioned: request.positioned };
+        let rules = self.options.namespaces.get(namespace);
+        let traits = traits_of(rules, &Overrides::default(), wants);
+        let join_leave = hears_join_leave(rules, &Overrides::default(), request.join_leave);
+        let delta = rules.delta && *request.delta == *"fossil";
+        let compact = request.flag & SubscribeCommand::FLAG_COMPACTION != 0;
+        let Some(session) = self.session_mut(conn) else { return };
+        let variant = session.variant().with_join_leave(join_leave).with_delta(delta).with_compact(compact);
+        let asked = Asked {
+            answer_to: AnswerTo::Command(id),
+            recover,
+            reject_unrecovered: request.flag & SubscribeCommand::FLAG_REJECT_UNRECOVERED
+                != 0,
+            ..Asked::default()
+        };
+        let Some((local, number)) = self.begin_subscription(conn, channel, namespace, variant, traits, asked) else {
+            return;
+        };
+        match right {
+            Right::Granted => self.ask_owner(conn, local, number),
+            Right::Token => {
+                let ask = TokenAsk { core: self.options.core, conn, ask: number };
+                match self.options.tokens.clone().check_subscribe(&request.token, ask) {
+                    TokenCheck::Done(verdict) => self.subscribe_checked(conn, local, number, verdict),
+                    TokenCheck::Later => self.wait(conn, number, AskWhat::Subscribe { local }),
+                }
+            }
+            Right::Backend => {
+                match self.ask_backend(conn, number, &ClientEvent::Subscribe { channel, data: request.data }) {
+                    Ok(()) => self.wait(conn, number, AskWhat::Subscribe { local }),
+                    Err(denied) => self.subscribe_denied(conn, local, number, denied.into()),
+                }
+            }
+        }
+    }
+
+    /// Makes a server-side subscription, unless the client has the channel already or it cannot be had.
+    pub(super) fn server_subscribe(
+        &mut self,
+        conn: ConnId,
+        subscription: TokenSubscription,
+        recover: Option<RecoverFrom>,
+        answer_to: AnswerTo,
+    ) -> bool {
+        let channel = &*subscription.channel;
+        let resolved = self.options.namespaces.resolve(channel).map(|(id, _)| id);
+        let (Some(namespace), Ok(())) = (resolved, self.has_place(conn, channel)) else {
+            self.metrics.add(Metric::SubscribesRefused, 1);
+            return false;
+        };
+        let rules = self.options.namespaces.get(namespace);
+        let traits = Traits {
+            server_side: true,
+            ..traits_of(rules, &subscription.overrides, Wants { recovery: recover.is_some(), positioned: false })
+        };
+        let join_leave = hears_join_leave(rules, &subscription.overrides, false);
+        let recovers = traits.recoverable;
+        let now_ms = self.now_ms;
+        let Some(session) = self.session_mut(conn) else { return false };
+        let known = session.opening.as_ref().filter(|_| answer_to == AnswerTo::Connect);
+        let known = known.and_then(|opening| opening.known.iter().find(|known| *known.channel == *channel));
+        let recover = recover.or(known.map(|known| known.from)).filter(|_| recovers);
+        let variant = session.variant().with_join_leave(join_leave);
+        let asked = Asked { answer_to, recover, data: subscription.data, ..Asked::default() };
+        let begun = self.begin_subscription(conn, channel, namespace, variant, traits, asked);
+        let Some((local, number)) = begun else { return false };
+        self.set_extra(conn, local, number, subscription.info, subscription.expires_in_ms.map(|ms| now_ms + ms));
+        self.ask_owner(conn, local, number);
+        true
+    }
+
+    /// Whether the client may have one more channel, and this one.
+    fn has_place(&self, conn: ConnId, channel: &str) -> Result<(), ClientError> {
+        let limits = &self.options.limits;
+        let known = self.fanouts.find(channel);
+        let Some(session) = self.session(conn) else { return Err(ClientError::Internal) };
+        if known.is_some_and(|local| session.subscription(local).is_some()) {
+            return Err(ClientError::AlreadySubscribed);
+        }
+        if session.subscriptions.len() >= limits.subscriptions_per_connection_max as usize {
+            return Err(ClientError::LimitExceeded);
+        }
+        if known.is_none() && self.fanouts.len() >= limits.channels_per_shard_max {
+            return Err(ClientError::TooManyRequests);
+        }
+        Ok(())
+    }
+
+    /// Notes a subscription that nobody has granted yet; returns what names it.
+    fn begin_subscription(
+        &mut self,
+        conn: ConnId,
+        channel: &str,
+        namespace: NamespaceId,
+        variant: Variant,
+        traits: Traits,
+        asked: Asked,
+    ) -> Option<(LocalChannelId, u32)> {
+        self.session(conn)?;
+        let local = self.fanouts.follow(channel, namespace);
+        self.metrics.set(Metric::ChannelsFollowed, self.fanouts.len() as u64);
+        let session = self.session_mut(conn)?;
+        let number = session.number();
+        session.in_flight += 1;
+        let state = SubscriptionState::Asked(Box::new(Asked { request: number, ..asked }));
+        session.subscriptions.push(Subscription { local, variant, traits, state, extra: None });
+        Some((local, number))
+    }
+
+    fn set_extra(
+        &mut self,
+        conn: ConnId,
+        local: LocalChannelId,
+        number: u32,
+        info: Box<[u8]>,
+        expires_at_ms: Option<u64>,
+    ) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let Some(index) = session.asked(local, number) else { return };
+        if !info.is_empty() || expires_at_ms.is_some() {
+            session.subscriptions[index].extra = Some(Box::new(SubscriptionExtra { info, expires_at_ms }));
+        }
+    }
+
+    /// The right is settled: the owner's turn.
+    fn ask_owner(&mut self, conn: ConnId, local: LocalChannelId, number: u32) {
+        let (core, boot) = (self.options.core, self.options.boot);
+        let Some(channel) = self.fanouts.get(local).map(|channel| channel.name.clone()) else { return };
+        let Some(session) = self.session_mut(conn) else { return };
+        let Some(index) = session.asked(local, number) else { return };
+        let identity = session.identity.as_deref();
+        let subscription = &session.subscriptions[index];
+        let member = subscription.traits.member.then(|| {
+            Box::new(Member {
+                core,
+                conn,
+                client: client_id(boot, core, conn).as_ref().into(),
+                user: identity.map_or_else(Box::default, |identity| identity.user.clone()),
+                conn_info: identity.map_or_else(Box::default, |identity| identity.info.clone()),
+                chan_info: subscription.extra.as_ref().map_or_else(Box::default, |extra| extra.info.clone()),
+            })
+        });
+        let (variant, tell_join_leave) = (subscription.variant, subscription.traits.tell_join_leave);
+        let SubscriptionState::Asked(asked) = &mut session.subscriptions[index].state else { return };
+        asked.sent = true;
+        let recover = asked.recover;
+        let owner = self.owner_of(&channel);
+        let request =
+            SubscribeRequest { channel, local, variant, member, tell_join_leave, recover, conn, command: number, from: core };
+        self.lanes.push(owner, LaneMessage::Subscribe(request.into()));
+    }
+
+    /// A subscription token's verdict.
+    pub(super) fn subscribe_checked(
+        &mut self,
+        conn: ConnId,
+        local: LocalChannelId,
+        number: u32,
+        verdict: Result<SubscribeClaims, TokenError>,
+    ) {
+        let claims = match verdict {
+            Ok(claims) => claims,
+            Err(TokenError::Invalid) => {
+                self.metrics.add(Metric::TokensInvalid, 1);
+                return self.refuse_subscribe(conn, local, number, ClientError::PermissionDenied);
+            }
+            Err(TokenError::Expired) => {
+                self.metrics.add(Metric::TokensExpired, 1);
+                return self.refuse_subscribe(conn, local, number, ClientError::TokenExpired);
+            }
+            Err(TokenError::Busy) => {
+                return self.refuse_subscribe(conn, local, number, ClientError::TooManyRequests);
+            }
+        };
+        if !self.is_for(conn, local, &claims) {
+            self.metrics.add(Metric::TokensInvalid, 1);
+            return self.close(conn, CloseReason::InvalidToken);
+        }
+        self.grant(conn, local, number, claims.subscription);
+    }
+
+    /// Whether a subscription token speaks of this client and this channel.
+    pub(super) fn is_for(&self, conn: ConnId, local: LocalChannelId, claims: &SubscribeClaims) -> bool {
+        let client = client_id(self.options.boot, self.options.core, conn);
+        let same_client = claims.client.is_empty() || *claims.client == *client.as_ref();
+        let same_user = self.session(conn).is_some_and(|session| session.user() == &*claims.user);
+        let channel = self.fanouts.get(local).map(|channel| &*channel.name);
+        same_client && same_user && channel == Some(&*claims.subscription.channel)
+    }
+
+    /// A backend's word about a subscribe.
+    pub(super) fn subscribe_decided(
+        &mut self,
+        conn: ConnId,
+        local: LocalChannelId,
+        number: u32,
+        answer: Result<TokenSubscription, Denied>,
+    ) {
+        match answer {
+            Ok(subscription) => self.grant(conn, local, number, subscription),
+            Err(denied) => self.subscribe_denied(conn, local, number, denied),
+        }
+    }
+
+    fn subscribe_denied(&mut self, conn: ConnId, local: LocalChannelId, number: u32, denied: Denied) {
+        self.end_asked(conn, local, number, |shard, form, command| shard.deny(conn, form, command, &denied));
+    }
+
+    /// Somebody who may has granted the subscription; what they said of it holds.
+    fn grant(&mut self, conn: ConnId, local: LocalChannelId, number: u32, granted: TokenSubscription) {
+        let now_ms = self.now_ms;
+        let Some(namespace) = self.fanouts.get(local).map(|channel| channel.namespace) else { return };
+        let rules = self.options.namespaces.get(namespace);
+        let Some(Connection { phase: Phase::Client(session), .. }) =
+            self.connections.get_mut(conn.slot, conn.generation)
+        else {
+            return;
+        };
+        let Some(index) = session.asked(local, number) else { return };
+        let subscription = &mut session.subscriptions[index];
+        let before = subscription.traits;
+        let wants = Wants { recovery: before.recoverable, positioned: before.positioned };
+        subscription.traits = traits_of(rules, &granted.overrides, wants);
+        let hears = hears_join_leave(rules, &granted.overrides, subscription.variant.join_leave());
+        subscription.variant = subscription.variant.with_join_leave(hears);
+        if let SubscriptionState::Asked(asked) = &mut subscription.state {
+            asked.data = granted.data;
+        }
+        let expires_at_ms = granted.expires_in_ms.map(|after_ms| now_ms + after_ms);
+        self.set_extra(conn, local, number, granted.info, expires_at_ms);
+        self.ask_owner(conn, local, number);
+    }
+
+    fn refuse_subscribe(&mut self, conn: ConnId, local: LocalChannelId, number: u32, error: ClientError) {
+        self.end_asked(conn, local, number, |shard, form, command| shard.refuse(form, command, error));
+    }
+
+    /// Ends a subscription whose owner was not asked, with an error.
+    fn end_asked(
+        &mut self,
+        conn: ConnId,
+        local: LocalChannelId,
+        number: u32,
+        answer: impl FnOnce(&mut Self, Form, u32),
+    ) {
+        self.metrics.add(Metric::SubscribesRefused, 1);
+        let Some((form, subscription)) = self.take_asked(conn, number, local) else { return };
+        self.fanouts.answered(local);
+        self.unfollow_if_unused(local);
+        let SubscriptionState::Asked(asked) = subscription.state else { return };
+        if let AnswerTo::Command(command) = asked.answer_to {
+            answer(self, form, command);
+        }
+        if let Some(Leaving::Command(unsubscribe)) = asked.leaving {
+            ReplyWriter::resume(form, &mut self.replies).unsubscribe(unsubscribe);
+        }
+    }
+
+    /// An owner's answer. The subscriber joins its core's list now: what comes behind this answer in the lane is the
+    /// first it gets.
+    pub(super) fn subscribe_answered(&mut self, answer: SubscribeAnswer) {
+        let SubscribeAnswer { conn, command: number, local, result } = answer;
+        if !self.fanouts.answered(local) {
+            self.metrics.add(Metric::LaneStale, 1);
+            return;
+        }
+        if let Some((form, subscription)) = self.take_asked(conn, number, local) {
+            let granted = result.ok().map(|granted| self.fitted(conn, granted));
+            self.answer_subscriber(conn, subscription, granted);
+            self.send_replies(conn, form);
+        } else {
+            self.metrics.add(Metric::LaneStale, 1);
+        }
+        self.unfollow_if_unused(local);
+    }
+
+    /// A recovery that would not fit the outbox is none: the client reloads its state instead of being closed as slow,
+    /// coming back with the same offset, and being closed again.
+    fn fitted(&mut self, conn: ConnId, mut granted: Subscribed) -> Subscribed {
+        let Some(Recovery::Recovered(publications)) = &granted.recovery else { return granted };
+        let waiting = self.connections.get(conn.slot, conn.generation).map_or(0, |c| c.outbox.bytes() as usize);
+        // Several server-side subscriptions are answered together.
+        let gathered = self.session(conn).and_then(|session| session.opening.as_ref()).map_or(0, |opening| opening.bytes());
+        let bytes: usize = publications.iter().map(|missed| missed.payload().len() + RECOVERED_ENVELOPE_BYTES).sum();
+        // Half of the outbox is left to what comes behind.
+        if waiting + gathered + bytes > self.options.limits.outbox_bytes_max as usize / 2 && !publications.is_empty() {
+            self.metrics.add(Metric::RecoveriesTooLarge, 1);
+            granted.recovery = Some(Recovery::NotRecovered);
+        }
+        granted
+    }
+
+    /// The subscription that waits under this number, out of its session.
+    fn take_asked(
+        &mut self,
+        conn: ConnId,
+        number: u32,
+        local: LocalChannelId,
+    ) -> Option<(Form, Subscription)> {
+        let session = self.session_mut(conn)?;
+        let index = session.asked(local, number)?;
+        session.in_flight -= 1;
+        Some((session.form, session.subscriptions.swap_remove(index)))
+    }
+
+    fn answer_subscriber(&mut self, conn: ConnId, mut subscription: Subscription, subscribed: Option<Subscribed>) {
+        let SubscriptionState::Asked(asked) =
+            core::mem::replace(&mut subscription.state, SubscriptionState::Joined { index: 0 })
+        else {
+            return;
+        };
+        let local = subscription.local;
+        let Some(channel) = self.fanouts.get(local) else { return };
+        let has_position = self.options.namespaces.get(channel.namespace).history_size > 0;
+        let (name, form) = (channel.name.clone(), subscription.variant.form());
+        let unrecovered = |granted: &Subscribed| matches!(granted.recovery, Some(Recovery::NotRecovered));
+        let refusal = match &subscribed {
+            None => Some(ClientError::TooManyRequests),
+            Some(granted) if asked.reject_unrecovered && unrecovered(granted) => {
+                Some(ClientError::UnrecoverablePosition)
+            }
+            Some(_) => None,
+        };
+        let granted = subscribed.filter(|_| refusal.is_none()).map(|subscribed| Granted {
+            channel: name.clone(),
+            has_position,
+            recover: asked.recover,
+            subscribed,
+            variant: subscription.variant,
+            traits: subscription.traits,
+            expires_at_ms: subscription.extra.as_ref().and_then(|extra| extra.expires_at_ms),
+            data: asked.data,
+        });
+        let joined = granted.is_some() && asked.leaving.is_none();
+        if let (Some(error), AnswerTo::Command(command)) = (refusal, asked.answer_to) {
+            self.metrics.add(Metric::SubscribesRefused, 1);
+            self.refuse(form, command, error);
+        }
+        if let (Some(granted), AnswerTo::Command(command)) = (&granted, asked.answer_to) {
+            self.write_subscribe_result(command, granted);
+        }
+        match &asked.leaving {
+            Some(Leaving::Command(id)) => ReplyWriter::resume(form, &mut self.replies).unsubscribe(*id),
+            Some(Leaving::Server { code, reason }) if matches!(asked.answer_to, AnswerTo::Command(_)) => {
+                ReplyWriter::resume(form, &mut self.replies).push_unsubscribe(&name, *code, reason);
+            }
+            Some(Leaving::Server { .. }) | None => {}
+        }
+        if joined {
+            self.join(conn, subscription, &name);
+        } else if subscription.traits.member {
+            // The owner has counted it in already (or refused, and finds nobody).
+            self.member_left(conn, &name);
+        }
+        match (asked.answer_to, granted) {
+            (AnswerTo::Connect, granted) => self.opening_answered(conn, granted.filter(|_| joined)),
+            (AnswerTo::Push, Some(granted)) if joined => self.push_subscribed(form, &granted),
+            _ => {}
+        }
+    }
+
+    fn join(&mut self, conn: ConnId, mut subscription: Subscription, channel: &str) {
+        let index = self.fanouts.join(subscription.local, subscription.variant, conn.slot);
+        subscription.state = SubscriptionState::Joined { index };
+        self.metrics.add(Metric::SubscriptionsOpen, 1);
+        let expires = subscription.extra.as_ref().is_some_and(|extra| extra.expires_at_ms.is_some());
+        let told = self.events_of(subscription.local) == EventMode::Notify;
+        let Some(session) = self.session_mut(conn) else { return };
+        session.subscriptions.push(subscription);
+        if expires {
+            self.arm_client(conn);
+        }
+        if told {
+            self.tell_backend(conn, &ClientEvent::Subscribe { channel, data: &[] });
+        }
+    }
+
+    /// What backends are told of subscribes to a channel.
+    fn events_of(&self, local: LocalChannelId) -> EventMode {
+        let namespace = self.fanouts.get(local).map(|channel| channel.namespace);
+        namespace.map_or(EventMode::Off, |id| self.options.namespaces.get(id).subscribe_events)
+    }
+
+    /// What a client is told of a subscription. `epoch`: the text of its top's.
+    pub(super) fn subscribe_result<'a>(&self, granted: &'a Granted, epoch: &'a str) -> SubscribeResult<'a> {
+        let Granted { has_position, recover, subscribed, variant, traits, expires_at_ms, .. } = granted;
+        let recovered = matches!(subscribed.recovery, Some(Recovery::Recovered(_)));
+        SubscribeResult {
+            expires: expires_at_ms.is_some(),
+            ttl: ttl_s(*expires_at_ms, self.now_ms),
+            recoverable: traits.recoverable,
+            positioned: traits.positioned,
+            epoch: if *has_position { epoch } else { "" },
+            // The SDK advances from the client's own offset while it takes the publications.
+            offset: match recover {
+                Some(from) if recovered => from.offset,
+                _ if *has_position => subscribed.top.offset,
+                _ => 0,
+            },
+            recovered,
+            was_recovering: recover.is_some(),
+            data: (!granted.data.is_empty()).then_some(&*granted.data),
+            delta: variant.delta(),
+            id: if variant.compact() { subscribed.number } else { 0 },
+        }
+    }
+
+    fn write_subscribe_result(&mut self, command: u32, granted: &Granted) {
+        let epoch = EpochText::new(granted.subscribed.top.epoch);
+        let missed: &[_] = match &granted.subscribed.recovery {
+            Some(Recovery::Recovered(publications)) => publications,
+            Some(Recovery::NotRecovered) | None => &[],
+        };
+        let result = self.subscribe_result(granted, epoch.as_str());
+        let publications = missed.iter().map(|publication| publication.view());
+        ReplyWriter::resume(granted.variant.form(), &mut self.replies).subscribe(command, &result, publications);
+    }
+
+    /// Tells a client of a subscription that a backend has made at run time.
+    fn push_subscribed(&mut self, form: Form, granted: &Granted) {
+        let epoch = EpochText::new(granted.subscribed.top.epoch);
+        let result = self.subscribe_result(granted, epoch.as_str());
+        let push = SubscribePush {
+            recoverable: result.recoverable,
+            epoch: result.epoch,
+            offset: result.offset,
+            positioned: result.positioned,
+            data: &granted.data,
+        };
+        let mut writer = ReplyWriter::resume(form, &mut self.replies);
+        writer.push_subscribe(&granted.channel, &push);
+        // The push has no room for what was missed: it follows as ordinary publications.
+        if let Some(Recovery::Recovered(publications)) = &granted.subscribed.recovery {
+            for missed in publications {
+                writer.push_publication(&granted.channel, &missed.view());
+            }
+        }
+    }
+
+    pub(super) fn unsubscribe(&mut self, conn: ConnId, id: u32, channel: &str) {
+        let local = self.fanouts.find(channel);
+        let Some(session) = self.session_mut(conn) else { return };
+        let form = session.form;
+        let index = local.and_then(|local| session.subscription(local));
+        // Without a subscription the answer is the same: the client is not subscribed. What the server has made the
+        // client cannot end.
+        let Some(index) = index.filter(|index| !session.subscriptions[*index].traits.server_side) else {
+            return ReplyWriter::resume(form, &mut self.replies).unsubscribe(id);
+        };
+        if let SubscriptionState::Asked(asked) = &mut session.subscriptions[index].state {
+            // Answered in order, behind the subscribe.
+            asked.leaving = Some(Leaving::Command(id));
+            return;
+        }
+        self.end_subscription(conn, index);
+        ReplyWriter::resume(form, &mut self.replies).unsubscribe(id);
+    }
+
+    /// Ends a subscription from our side: the client is told with a push.
+    pub(super) fn end_from_server(&mut self, conn: ConnId, index: usize, code: u32, reason: &str) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let form = session.form;
+        if let SubscriptionState::Asked(asked) = &mut session.subscriptions[index].state {
+            asked.leaving.get_or_insert(Leaving::Server { code, reason: reason.into() });
+            return;
+        }
+        let local = session.subscriptions[index].local;
+        let Some(channel) = self.fanouts.get(local).map(|channel| channel.name.clone()) else { return };
+        self.end_subscription(conn, index);
+        ReplyWriter::resume(form, &mut self.replies).push_unsubscribe(&channel, code, reason);
+    }
+
+    fn end_subscription(&mut self, conn: ConnId, index: usize) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let subscription = session.subscriptions.swap_remove(index);
+        self.leave(conn, &subscription);
+    }
+
+    /// Takes a connection out of a channel. An answer still on its way will find nobody.
+    pub(super) fn leave(&mut self, conn: ConnId, subscription: &Subscription) {
+        let local = subscription.local;
+        let channel = self.fanouts.get(local).map(|channel| channel.name.clone());
+        let asked_owner = match &subscription.state {
+            SubscriptionState::Joined { index } => {
+                self.metrics.sub(Metric::SubscriptionsOpen, 1);
+                if let Some(moved) = self.fanouts.leave(local, subscription.variant, *index) {
+                    self.moved.push(moved);
+                    self.apply_moves();
+                }
+                if self.events_of(local) != EventMode::Off
+                    && let Some(channel) = &channel
+                {
+                    self.tell_backend(conn, &ClientEvent::Unsubscribe { channel });
+                }
+                true
+            }
+            SubscriptionState::Asked(asked) => {
+                if !asked.sent {
+                    // Nobody will answer what was never asked.
+                    self.fanouts.answered(local);
+                }
+                asked.sent
+            }
+        };
+        if asked_owner
+            && subscription.traits.member
+            && let Some(channel) = &channel
+        {
+            self.member_left(conn, channel);
+        }
+        self.unfollow_if_unused(local);
+    }
+
+    fn member_left(&mut self, conn: ConnId, channel: &str) {
+        let leave = MemberLeave { channel: channel.into(), from: self.options.core, conn };
+        self.lanes.push(self.owner_of(channel), LaneMessage::MemberLeave(leave.into()));
+    }
+}
+
+/// Seconds until then, rounded up and at least one, so that an SDK never takes it for "never"; 0: never.
+pub(super) fn ttl_s(expires_at_ms: Option<u64>, now_ms: u64) -> u32 {
+    expires_at_ms.map_or(0, |at_ms| at_ms.saturating_sub(now_ms).div_ceil(1_000).clamp(1, u32::MAX as u64) as u32)
+}

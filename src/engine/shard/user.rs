@@ -1,0 +1,95 @@
+//! Orders about a user, carried out on the connections that this core has of it.
+//!
+//! In: `UserCall`s that the user's owner has passed on. Out: subscriptions, pushes, closed connections.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use ringway_wire::centrifuge::reply::ReplyWriter;
+use ringway_wire::close::CloseReason;
+
+use super::Shard;
+use crate::call::{UserCall, UserOrder};
+use crate::connection::{Connection, Phase};
+use crate::ids::ConnId;
+use crate::lane_message::RecoverFrom;
+use crate::metrics::Metric;
+use crate::session::{AnswerTo, SubscriptionState, client_id};
+
+impl Shard {
+    /// Does what a backend wants done with the connections of a user.
+    pub(super) fn user_order(&mut self, call: &UserCall) {
+        for conn in self.connections_of(&call.user) {
+            let client = client_id(self.options.boot, self.options.core, conn);
+            if call.client.is_empty() || *call.client == *client.as_ref() {
+                self.order(conn, client.as_ref(), &call.order);
+                self.flush_replies(conn);
+            }
+        }
+    }
+
+    fn order(&mut self, conn: ConnId, client: &str, order: &UserOrder) {
+        match order {
+            UserOrder::Subscribe { subscription, recover } => {
+                let recover = recover.map(|since| RecoverFrom { offset: since.offset, epoch: since.epoch });
+                self.server_subscribe(conn, subscription.clone(), recover, AnswerTo::Push);
+            }
+            UserOrder::Unsubscribe { channel, code, reason } => self.unsubscribe_by_order(conn, channel, *code, reason),
+            UserOrder::Disconnect { code, reason, whitelist } => {
+                if !whitelist.iter().any(|stays| **stays == *client) {
+                    self.close_with(conn, *code, reason);
+                }
+            }
+            UserOrder::Refresh { expired: true, .. } => self.close(conn, CloseReason::Expired),
+            UserOrder::Refresh { expires_in_ms, info, .. } => {
+                let expires_at_ms = expires_in_ms.map(|after_ms| self.now_ms + after_ms);
+                if let Some(identity) = self.session_mut(conn).and_then(|session| session.identity.as_mut()) {
+                    identity.expires_at_ms = expires_at_ms;
+                    if let Some(info) = info {
+                        identity.info = info.clone();
+                    }
+                }
+                self.arm_client(conn);
+            }
+            UserOrder::Message { data } => {
+                let Some(form) = self.form_of(conn) else { return };
+                match self.embeddable(form, data) {
+                    Some(data) => ReplyWriter::resume(form, &mut self.replies).push_message(&data),
+                    None => self.metrics.add(Metric::MessagesUnreadable, 1),
+                }
+            }
+        }
+    }
+
+    fn unsubscribe_by_order(&mut self, conn: ConnId, channel: &str, code: u32, reason: &str) {
+        if channel.is_empty() {
+            let count = self.session(conn).map_or(0, |session| session.subscriptions.len());
+            // From the end: an ended one is replaced by the last, which has had its turn.
+            for index in (0..count).rev() {
+                self.end_from_server(conn, index, code, reason);
+            }
+            return;
+        }
+        let local = self.fanouts.find(channel);
+        let index = local.and_then(|local| self.session(conn)?.subscription(local));
+        if let Some(index) = index {
+            self.end_from_server(conn, index, code, reason);
+        }
+    }
+
+    /// Closes the connections that came with a token that was revoked.
+    pub(super) fn revoke_token(&mut self, token_id: &str) {
+        let revoked: Vec<ConnId> = (0..self.connections.slots())
+            .filter_map(|slot| match self.connections.at(slot)? {
+                (generation, Connection { phase: Phase::Client(session), .. }) => {
+                    let identity = session.identity.as_ref()?;
+                    (*identity.token_id == *token_id).then_some(ConnId { slot, generation })
+                }
+                _ => None,
+            })
+            .collect();
+        for conn in revoked {
+            self.close(conn, CloseReason::InvalidToken);
+        }
+    }
+}
