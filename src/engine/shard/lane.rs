@@ -54,8 +54,8 @@ impl Shard {
             | LaneMessage::ChannelsCall(_)
             | LaneMessage::ChannelsAnswer(_)
             | LaneMessage::TokenChecked(_)
-            | LaneMessage::RevokeToken(_)
-            | LaneMessage::Rules(_) => {}
+            | LaneMessage::RevokeToken(_) => {}
+            LaneMessage::Rules(rules) => self.options.namespaces = rules,
             LaneMessage::Deliver { local, publication } => {
                 if !self.fanouts.deliver(local, publication) {
                     self.metrics.add(Metric::LaneStale, 1);
