@@ -11,7 +11,7 @@
 //! | `handshake` | 2 admits or refuses an upgrade |
 //! | `connection` | 3 what a connection is at the moment |
 //! | `session`, `ingest_session` | 4 what a client or a backend is and may |
-//! | `namespace` | 4 channel name → rules |
+//! | `namespace`, `authorize` | 4 channel name → rules; who may what |
 //! | `route` | 5 channel → owning core |
 //! | `owner`, `dedup` | 6 offset, epoch, history, interested cores, repeated keys |
 //! | `publication` | 6 payload and finished frames, encoded once |
@@ -27,6 +27,7 @@
 
 extern crate alloc;
 
+pub mod authorize;
 pub mod call;
 pub mod connection;
 pub mod dedup;

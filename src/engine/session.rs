@@ -480,14 +480,9 @@ impl Session {
         let token = !request.token.is_empty();
         let who = Who { user: self.user(), subscribed: false };
         let right = match authorize::subscribe(namespace, channel, &who, token) {
-            // A token that came along says more than the right: info, data, expiry.
-            _ if token => Right::Token,
-            // A backend decides in place of `subscribe`, but not over names that say themselves who may.
-            _ if namespace.subscribe_events == EventMode::Ask && !authorize::names_its_users(namespace, channel) => {
-                Right::Backend
-            }
+            _ if !token && authorize::backend_decides(namespace, channel, who.user) => Right::Backend,
             SubscribeRight::Granted => Right::Granted,
-            SubscribeRight::NeedsToken => return Decision::Refuse(ClientError::PermissionDenied),
+            SubscribeRight::NeedsToken => Right::Token,
             SubscribeRight::Denied(error) => return Decision::Refuse(error),
         };
         if self.subscriptions.len() >= options.limits.subscriptions_per_connection_max as usize {

@@ -42,6 +42,15 @@ impl Shard {
             LaneMessage::TokenChecked(checked) => self.token_checked(*checked),
             LaneMessage::RevokeToken(token_id) => self.revoke_token(&token_id),
             LaneMessage::UserCall(call) if call.origin.is_none() => self.user_order(&call),
+            LaneMessage::Rules(rules) => self.options.namespaces = rules,
+            LaneMessage::MemberLeave(_)
+            | LaneMessage::ChannelCall(_)
+            | LaneMessage::UserJoin(_)
+            | LaneMessage::UserLeave(_)
+            | LaneMessage::UserCall(_)
+            | LaneMessage::UserAnswer(_)
+            | LaneMessage::ChannelsCall(_)
+            | LaneMessage::ChannelsAnswer(_) => {}
             LaneMessage::Deliver { local, publication } => {
                 if !self.fanouts.deliver(local, publication) {
                     self.metrics.add(Metric::LaneStale, 1);
