@@ -31,6 +31,7 @@ pub mod authorize;
 pub mod call;
 pub mod connection;
 pub mod dedup;
+pub mod events;
 pub mod fanout;
 pub mod frame;
 pub mod handshake;

@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use proptest::prelude::*;
 use prost::Message;
@@ -40,6 +41,11 @@ fn decode_all(mut bytes: &[u8]) -> Vec<messages::Reply> {
         replies.push(messages::Reply::decode_length_delimited(&mut bytes).unwrap());
     }
     replies
+}
+
+/// A publication push as most subscribers take it, and where its data stands.
+fn plain_push(form: Form, out: &mut Vec<u8>, channel: &str, view: &PublicationView<'_>) -> Range<usize> {
+    push_publication(&PushShape::plain(form, channel), PushData::Plain, out, view).unwrap()
 }
 
 /// Expects one reply: this JSON text, and these protobuf fields.
@@ -89,6 +95,34 @@ fn errors() {
     );
     let (text, _) = both(|writer| writer.error(3, ClientError::Internal));
     assert_eq!(text, r#"{"id":3,"error":{"code":100,"message":"internal server error","temporary":true}}"#);
+}
+
+#[test]
+fn errors_of_applications_always_have_a_code_and_a_text() {
+    let error = |code, message: &str, temporary| messages::Reply {
+        error: Some(messages::Error { code, message: message.into(), temporary }),
+        ..reply(3)
+    };
+    expect(
+        |writer| writer.error_custom(3, 1000, "no \"room\"\n", true),
+        r#"{"id":3,"error":{"code":1000,"message":"no \"room\"\n","temporary":true}}"#,
+        error(1000, "no \"room\"\n", true),
+    );
+    expect(
+        |writer| writer.error_custom(3, 1999, "", false),
+        r#"{"id":3,"error":{"code":1999,"message":"application error"}}"#,
+        error(1999, ERROR_TEXT_FALLBACK, false),
+    );
+    expect(
+        |writer| writer.error_custom(3, 103, "", false),
+        r#"{"id":3,"error":{"code":103,"message":"permission denied"}}"#,
+        error(103, "permission denied", false),
+    );
+    expect(
+        |writer| writer.error_custom(3, 0, "", false),
+        r#"{"id":3,"error":{"code":100,"message":"internal server error"}}"#,
+        error(100, "internal server error", false),
+    );
 }
 
 #[test]
@@ -191,7 +225,7 @@ fn golden_protobuf_bytes() {
 fn connect_and_subscribe_results() {
     let publications = [
         PublicationView { data: b"{}", offset: 8, ..Default::default() },
-        PublicationView { data: b"\"x\"", offset: 9, info: Some(INFO), tags: &[("k", "v")] },
+        PublicationView { data: b"\"x\"", offset: 9, info: Some(INFO), tags: &[("k", "v")], ..Default::default() },
     ];
     let result = SubscribeResult {
         expires: true,
@@ -207,8 +241,8 @@ fn connect_and_subscribe_results() {
         id: 5,
     };
     let text = concat!(
-        r#"{"expires":true,"ttl":60,"recoverable":true,"epoch":"e\"1","publications":[{"data":{},"offset":8},"#,
-        r#"{"data":"x","info":{"user":"42","client":"id-1","conn_info":{"n":1},"chan_info":[]},"offset":9,"#,
+        r#"{"expires":true,"ttl":60,"recoverable":true,"epoch":"e\"1","publications":[{"data":"{}","offset":8},"#,
+        r#"{"data":"\"x\"","info":{"user":"42","client":"id-1","conn_info":{"n":1},"chan_info":[]},"offset":9,"#,
         r#""tags":{"k":"v"}}],"recovered":true,"offset":9007199254740991,"positioned":true,"data":null,"#,
         r#""was_recovering":true,"delta":true,"id":5}"#
     );
@@ -224,6 +258,7 @@ fn connect_and_subscribe_results() {
                 offset: 9,
                 info: Some(info()),
                 tags: BTreeMap::from([("k".into(), "v".into())]),
+                ..Default::default()
             },
         ],
         recovered: true,
@@ -240,17 +275,21 @@ fn connect_and_subscribe_results() {
         messages::Reply { subscribe: Some(message.clone()), ..reply(2) },
     );
 
-    let subs = [
-        ServerSubscription { channel: "a", result, publications: &publications },
-        ServerSubscription { channel: "b", ..Default::default() },
-    ];
+    let subs = || {
+        let a = ServerSubscription { channel: "a", result, publications: &publications[..] };
+        let b = ServerSubscription { channel: "b", ..Default::default() };
+        [a, b].into_iter().map(|ServerSubscription { channel, result, publications }| ServerSubscription {
+            channel,
+            result,
+            publications: publications.iter().copied(),
+        })
+    };
     let connect = ConnectResult {
         client: "id-1",
         version: "0.1",
         expires: true,
         ttl: 3600,
         data: Some(b"[1]"),
-        subs: &subs,
         ping: 25,
         pong: true,
         session: "s",
@@ -259,7 +298,7 @@ fn connect_and_subscribe_results() {
         flag: -2,
     };
     expect(
-        |writer| writer.connect(1, &connect),
+        |writer| writer.connect_with_subs(1, &connect, subs()),
         &format!(
             concat!(
                 r#"{{"id":1,"connect":{{"client":"id-1","version":"0.1","expires":true,"ttl":3600,"data":[1],"#,
@@ -275,7 +314,7 @@ fn connect_and_subscribe_results() {
                 expires: true,
                 ttl: 3600,
                 data: b"[1]".to_vec(),
-                subs: BTreeMap::from([("a".into(), message), ("b".into(), Default::default())]),
+                subs: BTreeMap::from([("a".into(), message.clone()), ("b".into(), Default::default())]),
                 ping: 25,
                 pong: true,
                 session: "s".into(),
@@ -284,6 +323,38 @@ fn connect_and_subscribe_results() {
                 flag: -2,
             }),
             ..reply(1)
+        },
+    );
+
+    // The same as a push has other numbers, another order, and no flag.
+    expect(
+        |writer| writer.push_connect(&connect, subs()),
+        &format!(
+            concat!(
+                r#"{{"push":{{"connect":{{"client":"id-1","version":"0.1","data":[1],"subs":{{"a":{text},"b":{{}}}},"#,
+                r#""expires":true,"ttl":3600,"ping":25,"pong":true,"session":"s","node":"n","#,
+                r#""time":1700000000000}}}}}}"#
+            ),
+            text = text
+        ),
+        messages::Reply {
+            push: Some(messages::Push {
+                connect: Some(messages::ConnectPush {
+                    client: "id-1".into(),
+                    version: "0.1".into(),
+                    data: b"[1]".to_vec(),
+                    subs: BTreeMap::from([("a".into(), message), ("b".into(), Default::default())]),
+                    expires: true,
+                    ttl: 3600,
+                    ping: 25,
+                    pong: true,
+                    session: "s".into(),
+                    node: "n".into(),
+                    time: 1_700_000_000_000,
+                }),
+                ..push("")
+            }),
+            ..reply(0)
         },
     );
 }
@@ -397,6 +468,73 @@ fn pushes() {
 }
 
 #[test]
+fn bare_pushes() {
+    let [json, protobuf] = Form::ALL.map(|form| {
+        let mut out = Vec::new();
+        let mut writer = ReplyWriter::new(form, &mut out).bare(true);
+        let no_subs = core::iter::empty::<ServerSubscription<'_, core::iter::Empty<_>>>();
+        writer.push_connect(&ConnectResult { client: "id-1", ..Default::default() }, no_subs);
+        writer.ping();
+        writer.push_publication("c", &PublicationView { data: b"1", offset: 2, ..Default::default() });
+        writer.push_join("c", &ClientInfoView { client: "i", ..Default::default() });
+        writer.push_leave("c", &ClientInfoView { client: "i", ..Default::default() });
+        writer.push_subscribe("d", &SubscribePush::default());
+        writer.push_unsubscribe("d", 2000, "bye");
+        writer.push_message(b"{}");
+        writer.push_refresh(true, 60);
+        writer.push_disconnect(&DisconnectPush { code: 3001, reason: "shutdown", reconnect: true });
+        writer.push_disconnect(&DisconnectPush { code: 3500, reason: "invalid token", reconnect: false });
+        out
+    });
+    assert_eq!(
+        String::from_utf8(json).unwrap().lines().collect::<Vec<_>>(),
+        [
+            r#"{"connect":{"client":"id-1"}}"#,
+            "{}",
+            r#"{"channel":"c","pub":{"data":1,"offset":2}}"#,
+            r#"{"channel":"c","join":{"info":{"user":"","client":"i"}}}"#,
+            r#"{"channel":"c","leave":{"info":{"user":"","client":"i"}}}"#,
+            r#"{"channel":"d","subscribe":{}}"#,
+            r#"{"channel":"d","unsubscribe":{"code":2000,"reason":"bye"}}"#,
+            r#"{"message":{"data":{}}}"#,
+            r#"{"refresh":{"expires":true,"ttl":60}}"#,
+            r#"{"disconnect":{"code":3001,"reason":"shutdown","reconnect":true}}"#,
+            r#"{"disconnect":{"code":3500,"reason":"invalid token"}}"#,
+        ]
+    );
+    let mut bytes = &protobuf[..];
+    let mut pushes = Vec::new();
+    while !bytes.is_empty() {
+        pushes.push(messages::Push::decode_length_delimited(&mut bytes).unwrap());
+    }
+    let connect = messages::ConnectPush { client: "id-1".into(), ..Default::default() };
+    let publication = messages::Publication { data: b"1".to_vec(), offset: 2, ..Default::default() };
+    let info = messages::ClientInfo { client: "i".into(), ..Default::default() };
+    let join_leave = Some(messages::JoinLeave { info: Some(info) });
+    let disconnect = |code, reason: &str, reconnect| {
+        let disconnect = messages::DisconnectPush { code, reason: reason.into(), reconnect };
+        messages::Push { disconnect: Some(disconnect), ..push("") }
+    };
+    let unsubscribe = messages::UnsubscribePush { code: 2000, reason: "bye".into() };
+    assert_eq!(
+        pushes,
+        [
+            messages::Push { connect: Some(connect), ..push("") },
+            push(""),
+            messages::Push { r#pub: Some(publication), ..push("c") },
+            messages::Push { join: join_leave.clone(), ..push("c") },
+            messages::Push { leave: join_leave, ..push("c") },
+            messages::Push { subscribe: Some(Default::default()), ..push("d") },
+            messages::Push { unsubscribe: Some(unsubscribe), ..push("d") },
+            messages::Push { message: Some(messages::MessagePush { data: b"{}".to_vec() }), ..push("") },
+            messages::Push { refresh: Some(messages::RefreshPush { expires: true, ttl: 60 }), ..push("") },
+            disconnect(3001, "shutdown", true),
+            disconnect(3500, "invalid token", false),
+        ]
+    );
+}
+
+#[test]
 fn several_replies_make_one_message() {
     let (text, replies) = both(|writer| {
         writer.publish(1);
@@ -423,7 +561,7 @@ fn golden_publication() {
     let view = PublicationView { data: b"{\"score\":\"1-0 (41)\"}", offset: 123_456, ..Default::default() };
     assert_eq!(view.data.len(), 20);
     let mut out = b"header".to_vec();
-    let range = push_publication(Json, &mut out, "news:sport", &view);
+    let range = plain_push(Json, &mut out, "news:sport", &view);
     assert_eq!(out.len() - 6, 85);
     assert_eq!(
         out,
@@ -432,7 +570,7 @@ fn golden_publication() {
     assert_eq!(&out[range], view.data);
 
     let mut out = b"header".to_vec();
-    let range = push_publication(Protobuf, &mut out, "news:sport", &view);
+    let range = plain_push(Protobuf, &mut out, "news:sport", &view);
     assert_eq!(out.len() - 6, 43);
     assert_eq!(out, b"header\x2a\x22\x28\x12\x0anews:sport\x22\x1a\x22\x14{\"score\":\"1-0 (41)\"}\x30\xc0\xc4\x07");
     assert_eq!(&out[range], view.data);
@@ -453,7 +591,7 @@ fn lengths_at_the_borders_of_their_forms() {
         );
         let mut out = Vec::new();
         let view = PublicationView { data: &data, ..Default::default() };
-        let range = push_publication(Protobuf, &mut out, "", &view);
+        let range = plain_push(Protobuf, &mut out, "", &view);
         assert_eq!(out[range], data);
         let publication = messages::Publication { data, ..Default::default() };
         assert_eq!(
@@ -484,10 +622,11 @@ proptest! {
                 user, client, conn_info: &conn_text, chan_info: &chan_text,
             }),
             tags: &tag_list,
+            ..Default::default()
         };
 
         let mut out = b"x".to_vec();
-        let range = push_publication(Json, &mut out, &channel, &view);
+        let range = plain_push(Json, &mut out, &channel, &view);
         prop_assert_eq!(&out[range], &data_text[..]);
         prop_assert!(!out.contains(&b'\n'));
         let mut expected = json!({ "data": data });
@@ -505,7 +644,7 @@ proptest! {
         prop_assert_eq!(parsed, json!({ "push": push_expected }));
 
         let mut out = b"x".to_vec();
-        let range = push_publication(Protobuf, &mut out, &channel, &view);
+        let range = plain_push(Protobuf, &mut out, &channel, &view);
         prop_assert_eq!(&out[range], &data_text[..]);
         let publication = messages::Publication {
             data: data_text.clone(),
@@ -514,6 +653,7 @@ proptest! {
             }),
             offset,
             tags: tags.clone(),
+            ..Default::default()
         };
         let push = messages::Push { channel: channel.clone(), r#pub: Some(publication.clone()), ..Default::default() };
         prop_assert_eq!(decode_all(&out[1..]), [messages::Reply { push: Some(push), ..reply(0) }]);
@@ -524,4 +664,93 @@ proptest! {
         let subscribe = messages::SubscribeResult { publications: vec![publication; 3], ..Default::default() };
         prop_assert_eq!(decode_all(&out), [messages::Reply { subscribe: Some(subscribe), ..reply(9) }]);
     }
+}
+
+#[test]
+fn every_shape_of_a_publication() {
+    let view = PublicationView { data: br#"{"a":"\n"}"#, offset: 7, info: Some(INFO), ..Default::default() };
+    let escaped = r#""{\"a\":\"\\n\"}""#;
+    let info_text = r#""info":{"user":"42","client":"id-1","conn_info":{"n":1},"chan_info":[]}"#;
+    for (channel, bare, data) in [ChannelRef::Name("c"), ChannelRef::Name(""), ChannelRef::Number(300)]
+        .into_iter()
+        .flat_map(|channel| [false, true].map(|bare| (channel, bare)))
+        .flat_map(|(channel, bare)| {
+            [PushData::Plain, PushData::Whole, PushData::Delta].map(|data| (channel, bare, data))
+        })
+    {
+        let shape = |form| PushShape { form, bare, channel };
+        let mut out = b"before".to_vec();
+        let range = push_publication(&shape(Json), data, &mut out, &view);
+        let channel_text = match channel {
+            ChannelRef::Name("") => String::new(),
+            ChannelRef::Name(name) => format!(r#""channel":"{name}","#),
+            ChannelRef::Number(number) => format!(r#""id":{number},"#),
+        };
+        let (data_text, delta_text) = match data {
+            PushData::Plain => (r#"{"a":"\n"}"#, ""),
+            PushData::Whole => (escaped, ""),
+            PushData::Delta => (escaped, r#","delta":true"#),
+        };
+        let push_text = format!(r#"{{{channel_text}"pub":{{"data":{data_text},{info_text},"offset":7{delta_text}}}}}"#);
+        let expected = if bare { push_text } else { format!(r#"{{"push":{push_text}}}"#) };
+        assert_eq!(core::str::from_utf8(&out[6..]).unwrap(), expected);
+        serde_json::from_str::<Value>(&expected).unwrap();
+        assert_eq!(range.map(|range| &out[range]), (data == PushData::Plain).then_some(view.data));
+
+        let mut out = b"before".to_vec();
+        let range = push_publication(&shape(Protobuf), data, &mut out, &view).unwrap();
+        assert_eq!(&out[range], view.data);
+        let publication = messages::Publication {
+            data: view.data.to_vec(),
+            offset: 7,
+            info: Some(info()),
+            delta: data == PushData::Delta,
+            ..Default::default()
+        };
+        let (id, name) = match channel {
+            ChannelRef::Name(name) => (0, name),
+            ChannelRef::Number(number) => (number, ""),
+        };
+        let push = messages::Push { id, r#pub: Some(publication), ..push(name) };
+        if bare {
+            assert_eq!(messages::Push::decode_length_delimited(&out[6..]), Ok(push));
+        } else {
+            assert_eq!(decode_all(&out[6..]), [messages::Reply { push: Some(push), ..reply(0) }]);
+        }
+    }
+}
+
+#[test]
+fn joins_and_leaves_in_every_shape() {
+    let bytes = |shape: PushShape<'_>, write: fn(&PushShape<'_>, &mut Vec<u8>, &ClientInfoView<'_>)| {
+        let mut out = Vec::new();
+        write(&shape, &mut out, &ClientInfoView { user: "u", client: "i", ..Default::default() });
+        out
+    };
+    let compact = PushShape { form: Json, bare: false, channel: ChannelRef::Number(7) };
+    assert_eq!(bytes(compact, push_join), br#"{"push":{"id":7,"join":{"info":{"user":"u","client":"i"}}}}"#);
+    let bare = PushShape { form: Json, bare: true, channel: ChannelRef::Name("c") };
+    assert_eq!(bytes(bare, push_leave), br#"{"channel":"c","leave":{"info":{"user":"u","client":"i"}}}"#);
+    let compact = PushShape { form: Protobuf, ..compact };
+    assert_eq!(bytes(compact, push_leave), b"\x0e\x22\x0c\x08\x07\x32\x08\x0a\x06\x0a\x01u\x12\x01i");
+    let bare = PushShape { form: Protobuf, ..bare };
+    assert_eq!(bytes(bare, push_join), b"\x0d\x12\x01c\x2a\x08\x0a\x06\x0a\x01u\x12\x01i");
+}
+
+#[test]
+fn lists_of_subscriptions_with_deltas_hold_strings() {
+    let publications = [
+        PublicationView { data: b"{}", offset: 8, ..Default::default() },
+        PublicationView { data: b"0{2x~;", offset: 9, data_as: PushData::Delta, ..Default::default() },
+    ];
+    let result = SubscribeResult { delta: true, ..Default::default() };
+    let (text, replies) = both(|writer| writer.subscribe(1, &result, publications.iter().copied()));
+    let list = r#"[{"data":"{}","offset":8},{"data":"0{2x~;","offset":9,"delta":true}]"#;
+    assert_eq!(text, format!(r#"{{"id":1,"subscribe":{{"publications":{list},"delta":true}}}}"#));
+    let sent = &replies[0].subscribe.as_ref().unwrap().publications;
+    assert_eq!((&sent[0].data[..], sent[0].delta), (&b"{}"[..], false));
+    assert_eq!((&sent[1].data[..], sent[1].delta), (&b"0{2x~;"[..], true));
+    // History knows nothing of deltas.
+    let (text, _) = both(|writer| writer.history(1, publications[..1].iter().copied(), "e", 8));
+    assert!(text.contains(r#"{"data":{},"offset":8}"#));
 }
