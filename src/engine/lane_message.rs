@@ -230,6 +230,16 @@ pub struct Subscribed {
     pub number: i64,
 }
 
+impl Subscribed {
+    /// What the client missed, ascending.
+    pub fn missed(&self) -> &[Arc<Publication>] {
+        match &self.recovery {
+            Some(Recovery::Recovered(publications)) => publications,
+            Some(Recovery::NotRecovered) | None => &[],
+        }
+    }
+}
+
 /// Outcome of a recovery.
 #[derive(Debug)]
 pub enum Recovery {

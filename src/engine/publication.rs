@@ -26,6 +26,10 @@ pub struct Publisher {
     pub user: Box<str>,
     /// Client id.
     pub client: Box<str>,
+    /// Info of its connection; empty: none.
+    pub conn_info: Box<[u8]>,
+    /// Info of its subscription to the channel; empty: none.
+    pub chan_info: Box<[u8]>,
 }
 
 /// Set of wire forms, one bit each.
@@ -121,8 +125,8 @@ fn view<'a>(data: &'a [u8], offset: Offset, publisher: Option<&'a Publisher>) ->
     let info = publisher.map(|publisher| ClientInfoView {
         user: &publisher.user,
         client: &publisher.client,
-        conn_info: &[],
-        chan_info: &[],
+        conn_info: &publisher.conn_info,
+        chan_info: &publisher.chan_info,
     });
     PublicationView { data, offset, info, ..Default::default() }
 }

@@ -16,7 +16,7 @@ use ringway_wire::ingest::PayloadKind;
 use crate::authorize::{self, SubscribeRight, Who};
 use crate::call::{ChannelAsk, HistoryAsk, Since};
 use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId};
-use crate::lane_message::{RecoverFrom, Subscribed};
+use crate::lane_message::{RecoverFrom, Recovery, Subscribed};
 use crate::namespace::{EventMode, Namespace, NamespaceId, channel_is_valid};
 use crate::options::Options;
 use crate::outbox::Mark;
@@ -31,6 +31,8 @@ pub const CLIENT_ID_BYTES: usize = 36;
 pub struct Session {
     /// How it encodes.
     pub form: Form,
+    /// It only listens: pushes stand alone, and it sends nothing but its connect request.
+    pub uni: bool,
     /// How far it has come.
     pub stage: Stage,
     /// What its timer does next.
@@ -98,6 +100,17 @@ pub struct Opening {
     pub rest: Vec<u8>,
     /// Behind what the outbox held when it began to wait, the answer goes.
     pub behind: Mark,
+}
+
+impl Opening {
+    /// Payload bytes of the publications that its answer will carry.
+    pub fn bytes(&self) -> usize {
+        let missed = |granted: &Granted| match &granted.subscribed.recovery {
+            Some(Recovery::Recovered(missed)) => missed.iter().map(|publication| publication.payload().len()).sum(),
+            Some(Recovery::NotRecovered) | None => 0,
+        };
+        self.granted.iter().map(missed).sum()
+    }
 }
 
 /// A position in a server-side subscription, as the client remembers it.
@@ -193,7 +206,7 @@ pub enum SubscriptionState {
 }
 
 /// A subscription that is not granted yet.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Asked {
     /// Number of the request; with the local channel it names this subscription.
     pub request: u32,
@@ -212,13 +225,14 @@ pub struct Asked {
 }
 
 /// Who gets the answer to a subscribe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum AnswerTo {
     /// A subscribe command.
     Command(u32),
     /// The connect command.
     Connect,
     /// The client, as a push: a backend has made the subscription.
+    #[default]
     Push,
 }
 
@@ -374,6 +388,7 @@ impl Session {
     pub const fn new(form: Form) -> Self {
         Session {
             form,
+            uni: false,
             stage: Stage::New,
             ping: PingState::Resting,
             awaiting_pong: false,
@@ -385,6 +400,11 @@ impl Session {
             subscriptions: Vec::new(),
             asks: Vec::new(),
         }
+    }
+
+    /// In which encoding its subscriptions take publications, before they ask for more.
+    pub const fn variant(&self) -> Variant {
+        Variant::plain(self.form).with_bare(self.uni)
     }
 
     /// Whether its connect command was answered with a result.

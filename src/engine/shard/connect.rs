@@ -17,7 +17,7 @@ use alloc::vec::Vec;
 use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::command::ConnectRequest;
 use ringway_wire::centrifuge::reply::{
-    ClientError, ConnectResult, PublicationView, ReplyWriter, ServerSubscription, SubscribeResult,
+    ClientError, ConnectResult, ReplyWriter, ServerSubscription,
 };
 use ringway_wire::close::CloseReason;
 
@@ -26,13 +26,13 @@ use super::subscribe::ttl_s;
 use super::{Shard, VERSION};
 use crate::authorize;
 use crate::connection::{Connection, Phase};
-use crate::events::{BackendAnswer, ClientEvent};
+use crate::events::ClientEvent;
 use crate::ids::ConnId;
-use crate::lane_message::{RecoverFrom, Recovery};
+use crate::lane_message::RecoverFrom;
 use crate::metrics::Metric;
 use crate::namespace::EventMode;
 use crate::session::{
-    AnswerTo, AskWhat, Granted, Identity, Known, Opening, PingState, Session, Stage, SubscriptionState, client_id, epoch,
+    AnswerTo, AskWhat, Granted, Identity, Known, Opening, Stage, client_id, epoch,
 };
 use crate::tokens::{ConnectClaims, TokenAsk, TokenCheck, TokenError, TokenSubscription};
 
@@ -123,6 +123,10 @@ impl Shard {
         self.open_if_complete(conn);
     }
 
+    fn opening_mut(&mut self, conn: ConnId) -> Option<&mut Opening> {
+        self.session_mut(conn)?.opening.as_deref_mut()
+    }
+
     /// An owner has granted (or refused: none) a server-side subscription of a connect command.
     pub(super) fn opening_answered(&mut self, conn: ConnId, granted: Option<Granted>) {
         let Some(opening) = self.opening_mut(conn) else { return };
@@ -160,27 +164,9 @@ impl Shard {
         };
         let interval_ms = self.options.limits.ping_interval_ms as u64;
         let expires_at_ms = session.identity.as_ref().and_then(|identity| identity.expires_at_ms);
+        let uni = session.uni;
         let epochs: Vec<EpochText> =
             opening.granted.iter().map(|granted| EpochText::new(granted.subscribed.top.epoch)).collect();
-        let missed: Vec<Vec<PublicationView<'_>>> = opening
-            .granted
-            .iter()
-            .map(|granted| match &granted.subscribed.recovery {
-                Some(Recovery::Recovered(publications)) => publications.iter().map(|missed| missed.view()).collect(),
-                _ => Vec::new(),
-            })
-            .collect();
-        let subs: Vec<ServerSubscription<'_>> = opening
-            .granted
-            .iter()
-            .zip(&epochs)
-            .zip(&missed)
-            .map(|((granted, epoch), publications)| ServerSubscription {
-                channel: &granted.channel,
-                result: self.subscribe_result(granted, epoch.as_str()),
-                publications,
-            })
-            .collect();
         let client = client_id(self.options.boot, self.options.core, conn);
         let result = ConnectResult {
             client: client.as_ref(),
@@ -188,12 +174,22 @@ impl Shard {
             expires: expires_at_ms.is_some(),
             ttl: ttl_s(expires_at_ms, self.now_ms),
             data: (!opening.data.is_empty()).then_some(&*opening.data),
-            subs: &subs,
             // The protocol counts seconds; the client waits at least as long as we do.
             ping: interval_ms.div_ceil(1_000) as u32,
             pong: interval_ms > 0,
             ..ConnectResult::default()
         };
-        ReplyWriter::resume(form, &mut self.replies).connect(opening.command, &result);
+        let subs = opening.granted.iter().zip(&epochs).map(|(granted, epoch)| ServerSubscription {
+            channel: &granted.channel,
+            result: self.subscribe_result(granted, epoch.as_str()),
+            publications: granted.subscribed.missed().iter().map(|missed| missed.view()),
+        });
+        let subs: Vec<_> = subs.collect();
+        let mut writer = ReplyWriter::resume(form, &mut self.replies).bare(uni);
+        if uni {
+            writer.push_connect(&result, subs.into_iter());
+        } else {
+            writer.connect_with_subs(opening.command, &result, subs.into_iter());
+        }
     }
 }

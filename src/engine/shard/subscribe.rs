@@ -19,16 +19,16 @@ use ringway_wire::close::CloseReason;
 use super::Shard;
 use super::epoch_text::EpochText;
 use crate::connection::{Connection, Phase};
-use crate::events::{BackendAnswer, ClientEvent, Denied};
+use crate::events::{ClientEvent, Denied};
 use crate::ids::{ConnId, LocalChannelId};
 use crate::lane_message::{
     LaneMessage, MemberLeave, RecoverFrom, Recovery, SubscribeAnswer, SubscribeRequest, Subscribed,
 };
 use crate::metrics::Metric;
-use crate::namespace::{EventMode, Namespace, NamespaceId};
+use crate::namespace::{EventMode, NamespaceId};
 use crate::presence::Member;
 use crate::session::{
-    AnswerTo, AskWhat, Asked, Granted, Leaving, Right, Session, SubscribeDecision, Subscription, SubscriptionExtra,
+    AnswerTo, AskWhat, Asked, Granted, Leaving, Right, SubscribeDecision, Subscription, SubscriptionExtra,
     SubscriptionState, Traits, Wants, client_id, hears_join_leave, traits_of,
 };
 use crate::tokens::{Overrides, SubscribeClaims, TokenAsk, TokenCheck, TokenError, TokenSubscription};
@@ -360,13 +360,14 @@ impl Shard {
             return;
         };
         let local = subscription.local;
+        let Asked { answer_to, recover, reject_unrecovered, data, leaving, .. } = *asked;
         let Some(channel) = self.fanouts.get(local) else { return };
         let has_position = self.options.namespaces.get(channel.namespace).history_size > 0;
         let (name, form) = (channel.name.clone(), subscription.variant.form());
         let unrecovered = |granted: &Subscribed| matches!(granted.recovery, Some(Recovery::NotRecovered));
         let refusal = match &subscribed {
             None => Some(ClientError::TooManyRequests),
-            Some(granted) if asked.reject_unrecovered && unrecovered(granted) => {
+            Some(granted) if reject_unrecovered && unrecovered(granted) => {
                 Some(ClientError::UnrecoverablePosition)
             }
             Some(_) => None,
@@ -374,24 +375,24 @@ impl Shard {
         let granted = subscribed.filter(|_| refusal.is_none()).map(|subscribed| Granted {
             channel: name.clone(),
             has_position,
-            recover: asked.recover,
+            recover,
             subscribed,
             variant: subscription.variant,
             traits: subscription.traits,
             expires_at_ms: subscription.extra.as_ref().and_then(|extra| extra.expires_at_ms),
-            data: asked.data,
+            data,
         });
-        let joined = granted.is_some() && asked.leaving.is_none();
-        if let (Some(error), AnswerTo::Command(command)) = (refusal, asked.answer_to) {
+        let joined = granted.is_some() && leaving.is_none();
+        if let (Some(error), AnswerTo::Command(command)) = (refusal, answer_to) {
             self.metrics.add(Metric::SubscribesRefused, 1);
             self.refuse(form, command, error);
         }
-        if let (Some(granted), AnswerTo::Command(command)) = (&granted, asked.answer_to) {
+        if let (Some(granted), AnswerTo::Command(command)) = (&granted, answer_to) {
             self.write_subscribe_result(command, granted);
         }
-        match &asked.leaving {
+        match &leaving {
             Some(Leaving::Command(id)) => ReplyWriter::resume(form, &mut self.replies).unsubscribe(*id),
-            Some(Leaving::Server { code, reason }) if matches!(asked.answer_to, AnswerTo::Command(_)) => {
+            Some(Leaving::Server { code, reason }) if matches!(answer_to, AnswerTo::Command(_)) => {
                 ReplyWriter::resume(form, &mut self.replies).push_unsubscribe(&name, *code, reason);
             }
             Some(Leaving::Server { .. }) | None => {}
@@ -402,7 +403,7 @@ impl Shard {
             // The owner has counted it in already (or refused, and finds nobody).
             self.member_left(conn, &name);
         }
-        match (asked.answer_to, granted) {
+        match (answer_to, granted) {
             (AnswerTo::Connect, granted) => self.opening_answered(conn, granted.filter(|_| joined)),
             (AnswerTo::Push, Some(granted)) if joined => self.push_subscribed(form, &granted),
             _ => {}
@@ -457,12 +458,8 @@ impl Shard {
 
     fn write_subscribe_result(&mut self, command: u32, granted: &Granted) {
         let epoch = EpochText::new(granted.subscribed.top.epoch);
-        let missed: &[_] = match &granted.subscribed.recovery {
-            Some(Recovery::Recovered(publications)) => publications,
-            Some(Recovery::NotRecovered) | None => &[],
-        };
         let result = self.subscribe_result(granted, epoch.as_str());
-        let publications = missed.iter().map(|publication| publication.view());
+        let publications = granted.subscribed.missed().iter().map(|publication| publication.view());
         ReplyWriter::resume(granted.variant.form(), &mut self.replies).subscribe(command, &result, publications);
     }
 
@@ -480,10 +477,8 @@ impl Shard {
         let mut writer = ReplyWriter::resume(form, &mut self.replies);
         writer.push_subscribe(&granted.channel, &push);
         // The push has no room for what was missed: it follows as ordinary publications.
-        if let Some(Recovery::Recovered(publications)) = &granted.subscribed.recovery {
-            for missed in publications {
-                writer.push_publication(&granted.channel, &missed.view());
-            }
+        for missed in granted.subscribed.missed() {
+            writer.push_publication(&granted.channel, &missed.view());
         }
     }
 

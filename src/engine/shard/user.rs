@@ -2,7 +2,6 @@
 //!
 //! In: `UserCall`s that the user's owner has passed on. Out: subscriptions, pushes, closed connections.
 
-use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use ringway_wire::centrifuge::reply::ReplyWriter;
@@ -14,7 +13,7 @@ use crate::connection::{Connection, Phase};
 use crate::ids::ConnId;
 use crate::lane_message::RecoverFrom;
 use crate::metrics::Metric;
-use crate::session::{AnswerTo, SubscriptionState, client_id};
+use crate::session::{AnswerTo, client_id};
 
 impl Shard {
     /// Does what a backend wants done with the connections of a user.
