@@ -14,7 +14,7 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use ringway_wire::centrifuge::Form;
-use ringway_wire::centrifuge::reply::{ClientInfoView, PublicationView, push_publication};
+use ringway_wire::centrifuge::reply::{ClientInfoView, PublicationView, PushData, PushShape, push_publication};
 use ringway_wire::frame::{Opcode, write_server_header};
 
 use crate::ids::Offset;
@@ -77,13 +77,15 @@ impl Publication {
         let view = view(payload, offset, publisher.as_deref());
         for form in Form::ALL.into_iter().filter(|form| forms.contains(*form)) {
             push.clear();
-            let data = push_publication(form, push, channel, &view);
+            let data = push_publication(&PushShape::plain(form, channel), PushData::Plain, push, &view);
             let start = bytes.len();
             write_server_header(bytes, opcode(form), push.len());
             let body = bytes.len();
             bytes.extend_from_slice(push);
             frames[form as usize] = start as u32..bytes.len() as u32;
-            payload_range.get_or_insert((body + data.start) as u32..(body + data.end) as u32);
+            if let Some(data) = data {
+                payload_range.get_or_insert((body + data.start) as u32..(body + data.end) as u32);
+            }
         }
         let payload = payload_range.unwrap_or_else(|| {
             bytes.extend_from_slice(payload);
@@ -122,7 +124,7 @@ fn view<'a>(data: &'a [u8], offset: Offset, publisher: Option<&'a Publisher>) ->
         conn_info: &[],
         chan_info: &[],
     });
-    PublicationView { data, offset, info, tags: &[] }
+    PublicationView { data, offset, info, ..Default::default() }
 }
 
 /// Buffers for encoding, kept between publications.

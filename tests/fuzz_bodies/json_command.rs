@@ -6,7 +6,9 @@
 use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::command::{Command, CommandError, Commands, Request};
 use ringway_wire::centrifuge::json::{check, remove_newlines, write_string};
-use ringway_wire::centrifuge::reply::{ClientInfoView, PublicationView, ReplyWriter, push_publication};
+use ringway_wire::centrifuge::reply::{
+    ClientInfoView, PublicationView, PushData, PushShape, ReplyWriter, push_publication,
+};
 
 /// Takes one input.
 pub fn run(data: &[u8]) {
@@ -50,7 +52,8 @@ fn embed(command: &Command<'_>) {
             let info = ClientInfoView { user: channel, client: "c", conn_info: data, chan_info: b"" };
             let view = PublicationView { data, offset: 1, info: Some(info), ..Default::default() };
             let mut out = b"before".to_vec();
-            let range = push_publication(Form::Json, &mut out, channel, &view);
+            let shape = PushShape::plain(Form::Json, channel);
+            let range = push_publication(&shape, PushData::Plain, &mut out, &view).expect("plain data stands verbatim");
             assert_eq!(&out[range], *data);
             line(&out[6..]);
         }

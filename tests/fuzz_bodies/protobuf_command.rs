@@ -5,7 +5,9 @@
 
 use ringway_wire::centrifuge::Form::Protobuf;
 use ringway_wire::centrifuge::command::{Command, Commands, Request};
-use ringway_wire::centrifuge::reply::{PublicationView, RefreshResult, ReplyWriter, push_publication};
+use ringway_wire::centrifuge::reply::{
+    PublicationView, PushData, PushShape, RefreshResult, ReplyWriter, push_publication,
+};
 
 /// Takes one input.
 pub fn run(data: &[u8]) {
@@ -22,7 +24,8 @@ fn embed(command: &Command<'_>) {
         Request::Publish { channel, data } => {
             let view = PublicationView { data, offset: u64::from(command.id), ..Default::default() };
             let mut out = b"before".to_vec();
-            let range = push_publication(Protobuf, &mut out, channel, &view);
+            let shape = PushShape::plain(Protobuf, channel);
+            let range = push_publication(&shape, PushData::Plain, &mut out, &view).expect("plain data stands verbatim");
             assert_eq!(&out[range], *data);
             // The length before the reply covers exactly the rest.
             let (len, taken) = uvarint(&out[6..]);

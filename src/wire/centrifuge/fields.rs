@@ -72,6 +72,9 @@ pub(super) trait WriteFields {
     /// A `bytes` field; nothing when empty. In JSON the bytes must be the text of one value without raw newlines.
     fn data(&mut self, number: u32, name: &str, value: &[u8]);
 
+    /// A `bytes` field that JSON shows as a string; nothing when empty. In JSON the bytes must be UTF-8.
+    fn text_data(&mut self, number: u32, name: &str, value: &[u8]);
+
     /// A `bool` field; nothing when false.
     fn boolean(&mut self, number: u32, name: &str, value: bool);
 

@@ -81,7 +81,11 @@ pub fn remove_newlines(text: &mut Vec<u8>) {
 
 /// Appends `value` as a JSON string, quotes included.
 pub fn write_string(out: &mut Vec<u8>, value: &str) {
-    let mut rest = value.as_bytes();
+    write_text(out, value.as_bytes());
+}
+
+/// As [`write_string`], of bytes that are known to be UTF-8.
+fn write_text(out: &mut Vec<u8>, mut rest: &[u8]) {
     out.reserve(rest.len() + 2);
     out.push(b'"');
     loop {
@@ -166,6 +170,13 @@ impl WriteFields for JsonFields<'_> {
         if !value.is_empty() {
             self.name(name);
             self.0.extend_from_slice(value);
+        }
+    }
+
+    fn text_data(&mut self, _: u32, name: &str, value: &[u8]) {
+        if !value.is_empty() {
+            self.name(name);
+            write_text(self.0, value);
         }
     }
 

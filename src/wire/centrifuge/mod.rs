@@ -8,7 +8,7 @@
 //! | `command` | commands of clients: types, batches |
 //! | `decode` | which field of a command goes where |
 //! | `reply` | replies and pushes: types, field numbers and names |
-//! | `push` | the publication push, the one reply that is encoded per publication |
+//! | `push` | pushes in every shape; the publication push is the one reply that is encoded per publication |
 //! | `fields` | what both forms can read and write; each message is described once over it |
 //! | `json` | JSON texts: check, strings, field writer |
 //! | `json_scan` | JSON reader: one pass, no tree |

@@ -257,6 +257,10 @@ impl WriteFields for ProtobufFields<'_> {
         self.bytes(number, value);
     }
 
+    fn text_data(&mut self, number: u32, _: &str, value: &[u8]) {
+        self.bytes(number, value);
+    }
+
     fn boolean(&mut self, number: u32, name: &str, value: bool) {
         self.unsigned(number, name, u64::from(value));
     }
@@ -341,6 +345,10 @@ impl WriteFields for ProtobufSize {
     }
 
     fn data(&mut self, number: u32, _: &str, value: &[u8]) {
+        self.bytes(number, value.len());
+    }
+
+    fn text_data(&mut self, number: u32, _: &str, value: &[u8]) {
         self.bytes(number, value.len());
     }
 

@@ -19,7 +19,7 @@ use super::Form;
 use super::fields::{Empty, WriteFields};
 use super::json::JsonFields;
 use super::protobuf::ProtobufFields;
-pub use super::push::push_publication;
+pub use super::push::{ChannelRef, PushData, PushShape, push_join, push_leave, push_publication};
 
 /// The ping, as the payload of a WebSocket message: `PING[form as usize]`. An empty reply in both forms.
 pub const PING: [&[u8]; Form::COUNT] = [b"{}", b"\0"];
@@ -156,6 +156,8 @@ pub struct PublicationView<'a> {
     pub info: Option<ClientInfoView<'a>>,
     /// Tags, in any order.
     pub tags: &'a [(&'a str, &'a str)],
+    /// What `data` is in a list of publications. A push is told on its own.
+    pub data_as: PushData,
 }
 
 /// A client as other clients see it.
@@ -332,7 +334,9 @@ impl<'a> ReplyWriter<'a> {
         offset: u64,
     ) {
         result!(self, id, 11, "history", |fields| {
-            fields.repeated(1, "publications", Empty::Write, publications, |fields, view| publication(fields, &view));
+            fields.repeated(1, "publications", Empty::Write, publications, |fields, view| {
+                publication(fields, &view, PushData::Plain);
+            });
             fields.string_always(2, "epoch", epoch);
             fields.unsigned_always(3, "offset", offset);
         });
@@ -369,7 +373,7 @@ impl<'a> ReplyWriter<'a> {
     /// A publication; for many subscribers encode it once with [`push_publication`].
     pub fn push_publication(&mut self, channel: &str, publication: &PublicationView<'_>) {
         self.separator();
-        push_publication(self.form, self.out, channel, publication);
+        push_publication(&PushShape::plain(self.form, channel), publication.data_as, self.out, publication);
     }
 
     /// The server ended a subscription; `code` below 2500 is final, from 2500 on the client subscribes again
@@ -441,7 +445,11 @@ fn subscribe_result<'p, F: WriteFields>(
     fields.unsigned(2, "ttl", u64::from(result.ttl));
     fields.boolean(3, "recoverable", result.recoverable);
     fields.string(6, "epoch", result.epoch);
-    fields.repeated(7, "publications", Empty::Omit, publications, |fields, view| publication(fields, &view));
+    fields.repeated(7, "publications", Empty::Omit, publications, |fields, view| {
+        // In a subscription with deltas SDKs take all JSON data for strings.
+        let data = if result.delta && view.data_as == PushData::Plain { PushData::Whole } else { view.data_as };
+        publication(fields, &view, data);
+    });
     fields.boolean(8, "recovered", result.recovered);
     fields.unsigned(9, "offset", result.offset);
     fields.boolean(10, "positioned", result.positioned);
@@ -451,22 +459,32 @@ fn subscribe_result<'p, F: WriteFields>(
     fields.signed(14, "id", result.id);
 }
 
-fn publication<F: WriteFields>(fields: &mut F, view: &PublicationView<'_>) {
-    fields.data(4, "data", view.data);
-    publication_tail(fields, view);
+fn publication<F: WriteFields>(fields: &mut F, view: &PublicationView<'_>, data: PushData) {
+    publication_data(fields, view, data);
+    publication_tail(fields, view, data);
+}
+
+/// The data of a publication, its first field.
+#[inline]
+pub(super) fn publication_data<F: WriteFields>(fields: &mut F, view: &PublicationView<'_>, data: PushData) {
+    match data {
+        PushData::Plain => fields.data(4, "data", view.data),
+        PushData::Whole | PushData::Delta => fields.text_data(4, "data", view.data),
+    }
 }
 
 /// All fields of a publication that stand behind its data.
 #[inline]
-pub(super) fn publication_tail<F: WriteFields>(fields: &mut F, view: &PublicationView<'_>) {
+pub(super) fn publication_tail<F: WriteFields>(fields: &mut F, view: &PublicationView<'_>, data: PushData) {
     if let Some(info) = &view.info {
         fields.message(5, "info", |fields| client_info(fields, info));
     }
     fields.unsigned(6, "offset", view.offset);
     fields.string_map(7, "tags", view.tags);
+    fields.boolean(8, "delta", data == PushData::Delta);
 }
 
-fn client_info<F: WriteFields>(fields: &mut F, info: &ClientInfoView<'_>) {
+pub(super) fn client_info<F: WriteFields>(fields: &mut F, info: &ClientInfoView<'_>) {
     fields.string_always(1, "user", info.user);
     fields.string_always(2, "client", info.client);
     fields.data(3, "conn_info", info.conn_info);

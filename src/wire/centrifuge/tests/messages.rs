@@ -290,6 +290,8 @@ pub(super) struct Publication {
     pub(super) offset: u64,
     #[prost(btree_map = "string, string", tag = "7")]
     pub(super) tags: BTreeMap<String, String>,
+    #[prost(bool, tag = "8")]
+    pub(super) delta: bool,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -7,6 +7,7 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use proptest::prelude::*;
 use prost::Message;
@@ -40,6 +41,11 @@ fn decode_all(mut bytes: &[u8]) -> Vec<messages::Reply> {
         replies.push(messages::Reply::decode_length_delimited(&mut bytes).unwrap());
     }
     replies
+}
+
+/// A publication push as most subscribers take it, and where its data stands.
+fn plain_push(form: Form, out: &mut Vec<u8>, channel: &str, view: &PublicationView<'_>) -> Range<usize> {
+    push_publication(&PushShape::plain(form, channel), PushData::Plain, out, view).unwrap()
 }
 
 /// Expects one reply: this JSON text, and these protobuf fields.
@@ -191,7 +197,7 @@ fn golden_protobuf_bytes() {
 fn connect_and_subscribe_results() {
     let publications = [
         PublicationView { data: b"{}", offset: 8, ..Default::default() },
-        PublicationView { data: b"\"x\"", offset: 9, info: Some(INFO), tags: &[("k", "v")] },
+        PublicationView { data: b"\"x\"", offset: 9, info: Some(INFO), tags: &[("k", "v")], ..Default::default() },
     ];
     let result = SubscribeResult {
         expires: true,
@@ -207,8 +213,8 @@ fn connect_and_subscribe_results() {
         id: 5,
     };
     let text = concat!(
-        r#"{"expires":true,"ttl":60,"recoverable":true,"epoch":"e\"1","publications":[{"data":{},"offset":8},"#,
-        r#"{"data":"x","info":{"user":"42","client":"id-1","conn_info":{"n":1},"chan_info":[]},"offset":9,"#,
+        r#"{"expires":true,"ttl":60,"recoverable":true,"epoch":"e\"1","publications":[{"data":"{}","offset":8},"#,
+        r#"{"data":"\"x\"","info":{"user":"42","client":"id-1","conn_info":{"n":1},"chan_info":[]},"offset":9,"#,
         r#""tags":{"k":"v"}}],"recovered":true,"offset":9007199254740991,"positioned":true,"data":null,"#,
         r#""was_recovering":true,"delta":true,"id":5}"#
     );
@@ -224,6 +230,7 @@ fn connect_and_subscribe_results() {
                 offset: 9,
                 info: Some(info()),
                 tags: BTreeMap::from([("k".into(), "v".into())]),
+                ..Default::default()
             },
         ],
         recovered: true,
@@ -423,7 +430,7 @@ fn golden_publication() {
     let view = PublicationView { data: b"{\"score\":\"1-0 (41)\"}", offset: 123_456, ..Default::default() };
     assert_eq!(view.data.len(), 20);
     let mut out = b"header".to_vec();
-    let range = push_publication(Json, &mut out, "news:sport", &view);
+    let range = plain_push(Json, &mut out, "news:sport", &view);
     assert_eq!(out.len() - 6, 85);
     assert_eq!(
         out,
@@ -432,7 +439,7 @@ fn golden_publication() {
     assert_eq!(&out[range], view.data);
 
     let mut out = b"header".to_vec();
-    let range = push_publication(Protobuf, &mut out, "news:sport", &view);
+    let range = plain_push(Protobuf, &mut out, "news:sport", &view);
     assert_eq!(out.len() - 6, 43);
     assert_eq!(out, b"header\x2a\x22\x28\x12\x0anews:sport\x22\x1a\x22\x14{\"score\":\"1-0 (41)\"}\x30\xc0\xc4\x07");
     assert_eq!(&out[range], view.data);
@@ -453,7 +460,7 @@ fn lengths_at_the_borders_of_their_forms() {
         );
         let mut out = Vec::new();
         let view = PublicationView { data: &data, ..Default::default() };
-        let range = push_publication(Protobuf, &mut out, "", &view);
+        let range = plain_push(Protobuf, &mut out, "", &view);
         assert_eq!(out[range], data);
         let publication = messages::Publication { data, ..Default::default() };
         assert_eq!(
@@ -484,10 +491,11 @@ proptest! {
                 user, client, conn_info: &conn_text, chan_info: &chan_text,
             }),
             tags: &tag_list,
+            ..Default::default()
         };
 
         let mut out = b"x".to_vec();
-        let range = push_publication(Json, &mut out, &channel, &view);
+        let range = plain_push(Json, &mut out, &channel, &view);
         prop_assert_eq!(&out[range], &data_text[..]);
         prop_assert!(!out.contains(&b'\n'));
         let mut expected = json!({ "data": data });
@@ -505,7 +513,7 @@ proptest! {
         prop_assert_eq!(parsed, json!({ "push": push_expected }));
 
         let mut out = b"x".to_vec();
-        let range = push_publication(Protobuf, &mut out, &channel, &view);
+        let range = plain_push(Protobuf, &mut out, &channel, &view);
         prop_assert_eq!(&out[range], &data_text[..]);
         let publication = messages::Publication {
             data: data_text.clone(),
@@ -514,6 +522,7 @@ proptest! {
             }),
             offset,
             tags: tags.clone(),
+            ..Default::default()
         };
         let push = messages::Push { channel: channel.clone(), r#pub: Some(publication.clone()), ..Default::default() };
         prop_assert_eq!(decode_all(&out[1..]), [messages::Reply { push: Some(push), ..reply(0) }]);
@@ -524,4 +533,93 @@ proptest! {
         let subscribe = messages::SubscribeResult { publications: vec![publication; 3], ..Default::default() };
         prop_assert_eq!(decode_all(&out), [messages::Reply { subscribe: Some(subscribe), ..reply(9) }]);
     }
+}
+
+#[test]
+fn every_shape_of_a_publication() {
+    let view = PublicationView { data: br#"{"a":"\n"}"#, offset: 7, info: Some(INFO), ..Default::default() };
+    let escaped = r#""{\"a\":\"\\n\"}""#;
+    let info_text = r#""info":{"user":"42","client":"id-1","conn_info":{"n":1},"chan_info":[]}"#;
+    for (channel, bare, data) in [ChannelRef::Name("c"), ChannelRef::Name(""), ChannelRef::Number(300)]
+        .into_iter()
+        .flat_map(|channel| [false, true].map(|bare| (channel, bare)))
+        .flat_map(|(channel, bare)| {
+            [PushData::Plain, PushData::Whole, PushData::Delta].map(|data| (channel, bare, data))
+        })
+    {
+        let shape = |form| PushShape { form, bare, channel };
+        let mut out = b"before".to_vec();
+        let range = push_publication(&shape(Json), data, &mut out, &view);
+        let channel_text = match channel {
+            ChannelRef::Name("") => String::new(),
+            ChannelRef::Name(name) => format!(r#""channel":"{name}","#),
+            ChannelRef::Number(number) => format!(r#""id":{number},"#),
+        };
+        let (data_text, delta_text) = match data {
+            PushData::Plain => (r#"{"a":"\n"}"#, ""),
+            PushData::Whole => (escaped, ""),
+            PushData::Delta => (escaped, r#","delta":true"#),
+        };
+        let push_text = format!(r#"{{{channel_text}"pub":{{"data":{data_text},{info_text},"offset":7{delta_text}}}}}"#);
+        let expected = if bare { push_text } else { format!(r#"{{"push":{push_text}}}"#) };
+        assert_eq!(core::str::from_utf8(&out[6..]).unwrap(), expected);
+        serde_json::from_str::<Value>(&expected).unwrap();
+        assert_eq!(range.map(|range| &out[range]), (data == PushData::Plain).then_some(view.data));
+
+        let mut out = b"before".to_vec();
+        let range = push_publication(&shape(Protobuf), data, &mut out, &view).unwrap();
+        assert_eq!(&out[range], view.data);
+        let publication = messages::Publication {
+            data: view.data.to_vec(),
+            offset: 7,
+            info: Some(info()),
+            delta: data == PushData::Delta,
+            ..Default::default()
+        };
+        let (id, name) = match channel {
+            ChannelRef::Name(name) => (0, name),
+            ChannelRef::Number(number) => (number, ""),
+        };
+        let push = messages::Push { id, r#pub: Some(publication), ..push(name) };
+        if bare {
+            assert_eq!(messages::Push::decode_length_delimited(&out[6..]), Ok(push));
+        } else {
+            assert_eq!(decode_all(&out[6..]), [messages::Reply { push: Some(push), ..reply(0) }]);
+        }
+    }
+}
+
+#[test]
+fn joins_and_leaves_in_every_shape() {
+    let bytes = |shape: PushShape<'_>, write: fn(&PushShape<'_>, &mut Vec<u8>, &ClientInfoView<'_>)| {
+        let mut out = Vec::new();
+        write(&shape, &mut out, &ClientInfoView { user: "u", client: "i", ..Default::default() });
+        out
+    };
+    let compact = PushShape { form: Json, bare: false, channel: ChannelRef::Number(7) };
+    assert_eq!(bytes(compact, push_join), br#"{"push":{"id":7,"join":{"info":{"user":"u","client":"i"}}}}"#);
+    let bare = PushShape { form: Json, bare: true, channel: ChannelRef::Name("c") };
+    assert_eq!(bytes(bare, push_leave), br#"{"channel":"c","leave":{"info":{"user":"u","client":"i"}}}"#);
+    let compact = PushShape { form: Protobuf, ..compact };
+    assert_eq!(bytes(compact, push_leave), b"\x0e\x22\x0c\x08\x07\x32\x08\x0a\x06\x0a\x01u\x12\x01i");
+    let bare = PushShape { form: Protobuf, ..bare };
+    assert_eq!(bytes(bare, push_join), b"\x0d\x12\x01c\x2a\x08\x0a\x06\x0a\x01u\x12\x01i");
+}
+
+#[test]
+fn lists_of_subscriptions_with_deltas_hold_strings() {
+    let publications = [
+        PublicationView { data: b"{}", offset: 8, ..Default::default() },
+        PublicationView { data: b"0{2x~;", offset: 9, data_as: PushData::Delta, ..Default::default() },
+    ];
+    let result = SubscribeResult { delta: true, ..Default::default() };
+    let (text, replies) = both(|writer| writer.subscribe(1, &result, publications.iter().copied()));
+    let list = r#"[{"data":"{}","offset":8},{"data":"0{2x~;","offset":9,"delta":true}]"#;
+    assert_eq!(text, format!(r#"{{"id":1,"subscribe":{{"publications":{list},"delta":true}}}}"#));
+    let sent = &replies[0].subscribe.as_ref().unwrap().publications;
+    assert_eq!((&sent[0].data[..], sent[0].delta), (&b"{}"[..], false));
+    assert_eq!((&sent[1].data[..], sent[1].delta), (&b"0{2x~;"[..], true));
+    // History knows nothing of deltas.
+    let (text, _) = both(|writer| writer.history(1, publications[..1].iter().copied(), "e", 8));
+    assert!(text.contains(r#"{"data":{},"offset":8}"#));
 }
