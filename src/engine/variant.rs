@@ -88,6 +88,16 @@ impl Variant {
     pub const fn index(self) -> usize {
         self.0 as usize
     }
+
+    /// How publications are encoded for it: variants that differ only in what else they hear of take the same bytes.
+    pub const fn encoding(self) -> Self {
+        self.with_join_leave(false)
+    }
+
+    /// How joins and leaves are encoded for it: there is nothing in them to compress or to take a difference of.
+    pub const fn event_encoding(self) -> Self {
+        Variant(self.0 & (Self::FORM | Self::BARE | Self::COMPACT))
+    }
 }
 
 /// Set of variants, one bit each.
@@ -117,8 +127,81 @@ impl VariantSet {
 
     /// All of it, ascending.
     pub fn iter(self) -> impl Iterator<Item = Variant> {
-        (0..Self::BITS).filter(move |bit| self.0 & 1 << bit != 0).map(Variant)
+        let mut rest = self.0;
+        core::iter::from_fn(move || {
+            let bit = rest.trailing_zeros();
+            // Clears the lowest bit; of nothing it leaves nothing.
+            rest &= rest.wrapping_sub(1);
+            (bit < u64::BITS).then_some(Variant(bit as u8))
+        })
     }
 
-    const BITS: u8 = Variant::COUNT as u8;
+    /// The encodings in which its members take publications.
+    pub const fn encodings(self) -> Self {
+        VariantSet((self.0 | self.0 >> Variant::JOIN_LEAVE as u32) & !Self::JOIN_LEAVE)
+    }
+
+    /// The encodings in which its members take joins and leaves; those that do not hear of them need none.
+    pub fn event_encodings(self) -> Self {
+        let watchers = VariantSet(self.0 & Self::JOIN_LEAVE);
+        watchers.iter().fold(VariantSet::default(), |all, variant| all.with(variant.event_encoding()))
+    }
+
+    /// Whether some member takes deltas.
+    pub const fn has_delta(self) -> bool {
+        self.0 & Self::DELTA != 0
+    }
+
+    /// Whether some member hears of joins and leaves.
+    pub const fn has_join_leave(self) -> bool {
+        self.0 & Self::JOIN_LEAVE != 0
+    }
+
+    /// All variants with deltas: every other run of as many bits as the flag's value.
+    const DELTA: u64 = 0xFF00_FF00_FF00_FF00;
+    /// All variants that hear of joins and leaves.
+    const JOIN_LEAVE: u64 = 0xFFFF_FFFF_0000_0000;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sets_say_of_their_members_what_the_members_say() {
+        for a in 0..Variant::COUNT as u8 {
+            let set = VariantSet::default().with(Variant(a));
+            assert_eq!(set.has_delta(), Variant(a).delta());
+            assert_eq!(set.has_join_leave(), Variant(a).join_leave());
+            for b in 0..Variant::COUNT as u8 {
+                let set = set.with(Variant(b));
+                let (low, high) = (Variant(a.min(b)), Variant(a.max(b)));
+                assert!(set.iter().eq([low].into_iter().chain((low != high).then_some(high))));
+                let encodings = VariantSet::default().with(low.encoding()).with(high.encoding());
+                assert_eq!(set.encodings(), encodings);
+                for variant in set.iter().filter(|variant| variant.join_leave()) {
+                    assert!(set.event_encodings().contains(variant.event_encoding()));
+                }
+                assert_eq!(set.event_encodings().is_empty(), !set.has_join_leave());
+            }
+        }
+        assert_eq!(VariantSet::default().iter().count(), 0);
+    }
+
+    #[test]
+    fn each_property_is_a_bit_of_its_own() {
+        let plain = Variant::plain(Form::Protobuf);
+        let all = [
+            plain.with_bare(true),
+            plain.with_compact(true),
+            plain.with_delta(true),
+            plain.with_deflate(true),
+            plain.with_join_leave(true),
+        ];
+        for (i, variant) in all.into_iter().enumerate() {
+            let says = [variant.bare(), variant.compact(), variant.delta(), variant.deflate(), variant.join_leave()];
+            assert!(says.iter().enumerate().all(|(j, says)| *says == (i == j)));
+            assert_eq!(variant.form(), Form::Protobuf);
+        }
+    }
 }
