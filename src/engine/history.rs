@@ -116,12 +116,7 @@ impl History {
     /// `BadRequest` for what lies before the beginning; `UnrecoverablePosition` for a position of another epoch. A
     /// position that is not kept any more is no error: forward, the page begins with the oldest that is kept; in
     /// reverse nothing lies before it.
-    pub fn page(
-        &self,
-        top: Position,
-        ask: &HistoryAsk,
-        limits: &Limits,
-    ) -> Result<Vec<Arc<Publication>>, CallError> {
+    pub fn page(&self, top: Position, ask: &HistoryAsk, limits: &Limits) -> Result<Vec<Arc<Publication>>, CallError> {
         if let Some(since) = ask.since {
             if ask.reverse && since.offset == 0 {
                 return Err(CallError::BadRequest);
@@ -213,9 +208,7 @@ mod tests {
     fn cache_mode_gives_the_latest_to_whoever_does_not_have_it() {
         let history = history(8, 2);
         let from = |offset, epoch| RecoverFrom { offset, epoch };
-        let cache = |from| {
-            recovered(history.recover(top(8), from, RecoveryMode::Cache, &Limits::DEFAULT))
-        };
+        let cache = |from| recovered(history.recover(top(8), from, RecoveryMode::Cache, &Limits::DEFAULT));
         assert_eq!(cache(from(0, None)), Some([8].into()));
         assert_eq!(cache(from(3, Some(EPOCH))), Some([8].into()), "trimmed long ago");
         assert_eq!(cache(from(8, Some(OTHER))), Some([8].into()), "another history's eighth");

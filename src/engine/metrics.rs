@@ -57,6 +57,7 @@ metrics! {
     MessagesReceived = Counter "ringway_client_messages_received_total" "" "WebSocket data messages received from clients.";
     CommandsReceived = Counter "ringway_client_commands_total" "" "Client protocol commands received.";
     CommandErrors = Counter "ringway_client_command_errors_total" "" "Commands answered with an error object.";
+    UsersOpen = Gauge "ringway_users" "" "Users with a connection, counted on each shard where they have one.";
     TokensInvalid = Counter "ringway_tokens_refused_total" "reason=\"invalid\"" "Tokens that were malformed, wrongly signed, not for this server, revoked, or for another user or channel.";
     TokensExpired = Counter "ringway_tokens_refused_total" "reason=\"expired\"" "Tokens whose time was over; clients fetch a new one.";
     MessagesUnreadable = Counter "ringway_messages_unreadable_total" "" "Messages of backends to a JSON client that are no JSON; not delivered.";

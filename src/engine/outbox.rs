@@ -52,7 +52,8 @@ impl Default for Mark {
 
 impl Queue {
     /// Nothing waits.
-    pub const EMPTY: Queue = Queue { head: NONE, tail: NONE, bytes: 0, sent: 0, blocked: false, listed: false, held: false };
+    pub const EMPTY: Queue =
+        Queue { head: NONE, tail: NONE, bytes: 0, sent: 0, blocked: false, listed: false, held: false };
 
     /// Whether nothing waits.
     #[inline]

@@ -444,9 +444,15 @@ mod tests {
         members.join(member(0, 1, "u"), true);
         assert!(matches!(members.offer(change(JoinLeave::Join, 1), &rules, 0), Offered::Tell { dropped: 0, .. }));
         members.join(member(0, 2, "u"), true);
-        assert!(matches!(members.offer(change(JoinLeave::Join, 2), &rules, 1), Offered::Waits { list: true, dropped: 0 }));
+        assert!(matches!(
+            members.offer(change(JoinLeave::Join, 2), &rules, 1),
+            Offered::Waits { list: true, dropped: 0 }
+        ));
         members.leave(CoreId(0), conn(2));
-        assert!(matches!(members.offer(change(JoinLeave::Leave, 2), &rules, 2), Offered::Waits { list: false, dropped: 1 }));
+        assert!(matches!(
+            members.offer(change(JoinLeave::Leave, 2), &rules, 2),
+            Offered::Waits { list: false, dropped: 1 }
+        ));
         members.leave(CoreId(0), conn(1));
         assert!(matches!(members.offer(change(JoinLeave::Leave, 1), &rules, 3), Offered::Tell { dropped: 1, .. }));
         assert!(matches!(members.due(&rules, 5_000), Due::Nothing), "an older change is never told after a newer one");

@@ -20,6 +20,7 @@ use crate::lane_message::{RecoverFrom, Recovery, Subscribed};
 use crate::namespace::{EventMode, Namespace, NamespaceId, channel_is_valid};
 use crate::options::Options;
 use crate::outbox::Mark;
+use crate::rate::TokenBucket;
 use crate::tokens::Overrides;
 use crate::variant::Variant;
 
@@ -53,6 +54,8 @@ pub struct Session {
     pub subscriptions: Vec<Subscription>,
     /// Requests that wait for a verdict or a backend.
     pub asks: Vec<Ask>,
+    /// How much it may publish now, for each namespace with a limit that it has published to.
+    publish_rates: Vec<(NamespaceId, TokenBucket)>,
 }
 
 /// How far a client has come.
@@ -399,6 +402,7 @@ impl Session {
             opening: None,
             subscriptions: Vec::new(),
             asks: Vec::new(),
+            publish_rates: Vec::new(),
         }
     }
 
@@ -436,6 +440,15 @@ impl Session {
         Some(self.asks.swap_remove(index).what)
     }
 
+    /// Takes one publish of what the client may do in channels of a namespace. False: it has to wait.
+    pub fn take_publish(&mut self, namespace: NamespaceId, rate_per_second: u32, now_ms: u64) -> bool {
+        let index = self.publish_rates.iter().position(|(id, _)| *id == namespace).unwrap_or_else(|| {
+            self.publish_rates.push((namespace, TokenBucket::default()));
+            self.publish_rates.len() - 1
+        });
+        self.publish_rates[index].1.take(rate_per_second, now_ms)
+    }
+
     /// What a command means in this state. `subscribed`: whether it has a joined subscription to a channel.
     pub fn decide<'a>(
         &self,
@@ -463,12 +476,10 @@ impl Session {
             Request::Send { data } => Decision::Message { data },
             Request::Subscribe(subscribe) => self.decide_subscribe(subscribe, options),
             Request::Unsubscribe { channel } => Decision::Unsubscribe { channel },
-            Request::Publish { channel, data } => {
-                match self.may_publish(channel, data, &who(channel), options) {
-                    Ok(namespace) => Decision::Publish { channel, namespace, data },
-                    Err(error) => Decision::Refuse(error),
-                }
-            }
+            Request::Publish { channel, data } => match self.may_publish(channel, data, &who(channel), options) {
+                Ok(namespace) => Decision::Publish { channel, namespace, data },
+                Err(error) => Decision::Refuse(error),
+            },
             Request::Presence { channel } => read(channel, ChannelAsk::Presence),
             Request::PresenceStats { channel } => read(channel, ChannelAsk::PresenceStats),
             Request::History(history) => read(&history.channel, ChannelAsk::History(history_ask(history))),

@@ -16,9 +16,7 @@ use alloc::vec::Vec;
 
 use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::command::ConnectRequest;
-use ringway_wire::centrifuge::reply::{
-    ClientError, ConnectResult, ReplyWriter, ServerSubscription,
-};
+use ringway_wire::centrifuge::reply::{ClientError, ConnectResult, ReplyWriter, ServerSubscription};
 use ringway_wire::close::CloseReason;
 
 use super::epoch_text::EpochText;
@@ -31,9 +29,7 @@ use crate::ids::ConnId;
 use crate::lane_message::RecoverFrom;
 use crate::metrics::Metric;
 use crate::namespace::EventMode;
-use crate::session::{
-    AnswerTo, AskWhat, Granted, Identity, Known, Opening, Stage, client_id, epoch,
-};
+use crate::session::{AnswerTo, AskWhat, Granted, Identity, Known, Opening, Stage, client_id, epoch};
 use crate::tokens::{ConnectClaims, TokenAsk, TokenCheck, TokenError, TokenSubscription};
 
 impl Shard {

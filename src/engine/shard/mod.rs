@@ -57,6 +57,7 @@ use crate::seam::{Accepted, Action, Input, Note, Port};
 use crate::session::{Stage, SubscriptionState};
 use crate::slots::Slots;
 use crate::timers::Timers;
+use crate::users::LocalUsers;
 
 /// What clients are told of the server's version.
 const VERSION: &str = concat!("ringway ", env!("CARGO_PKG_VERSION"));
@@ -75,6 +76,8 @@ pub struct Shard {
     to_write: Vec<u32>,
     fanouts: Fanouts,
     owner: Owner,
+    /// Connections of this core by user.
+    users: LocalUsers,
     lanes: LanesOut,
     metrics: Metrics,
     actions: Vec<Action>,
@@ -102,7 +105,7 @@ impl Shard {
     pub fn new(options: Options, now_ms: u64) -> Self {
         let limits = &options.limits;
         let mut random = Random::new(options.seed ^ (options.core.0 as u64) << 48);
-        let (owner_seed, fanout_seed) = (random.next_u64(), random.next_u64());
+        let (owner_seed, fanout_seed, users_seed) = (random.next_u64(), random.next_u64(), random.next_u64());
         Shard {
             message_limits: MessageLimits { message_bytes_max: limits.message_bytes_max as usize, utf8: options.utf8 },
             connections: Slots::new(),
@@ -111,6 +114,7 @@ impl Shard {
             to_write: Vec::new(),
             fanouts: Fanouts::new(fanout_seed, limits.outbox_bytes_max),
             owner: Owner::new(limits.clone(), options.boot as u32, owner_seed),
+            users: LocalUsers::new(users_seed),
             // One queue more than shards: the control plane's.
             lanes: LanesOut::new(
                 options.core,
@@ -377,7 +381,12 @@ impl Shard {
                 let waiting = connection.outbox.bytes() as usize;
                 let wanted = waiting + delivery.frame.bytes().len();
                 // A socket that takes what it is offered is not slow because a turn brought much: write first.
-                if wanted > outbox_bytes_max / 2 && waiting > 0 && !connection.outbox.blocked && !connection.outbox.held && !delivery.begun {
+                if wanted > outbox_bytes_max / 2
+                    && waiting > 0
+                    && !connection.outbox.blocked
+                    && !connection.outbox.held
+                    && !delivery.begun
+                {
                     return Taken::PutOff;
                 }
                 if wanted > outbox_bytes_max {

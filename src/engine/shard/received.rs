@@ -28,7 +28,9 @@ const PARTIAL_SLACK_BYTES: usize = 512;
 /// What the front of the received bytes is to be read as.
 #[derive(Clone, Copy)]
 enum Reader {
-    Upgrade { scanned: usize },
+    Upgrade {
+        scanned: usize,
+    },
     Client,
     Echo,
     Ingest,

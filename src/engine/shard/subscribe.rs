@@ -59,8 +59,7 @@ impl Shard {
         let asked = Asked {
             answer_to: AnswerTo::Command(id),
             recover,
-            reject_unrecovered: request.flag & SubscribeCommand::FLAG_REJECT_UNRECOVERED
-                != 0,
+            reject_unrecovered: request.flag & SubscribeCommand::FLAG_REJECT_UNRECOVERED != 0,
             ..Asked::default()
         };
         let Some((local, number)) = self.begin_subscription(conn, channel, namespace, variant, traits, asked) else {
@@ -195,8 +194,17 @@ impl Shard {
         asked.sent = true;
         let recover = asked.recover;
         let owner = self.owner_of(&channel);
-        let request =
-            SubscribeRequest { channel, local, variant, member, tell_join_leave, recover, conn, command: number, from: core };
+        let request = SubscribeRequest {
+            channel,
+            local,
+            variant,
+            member,
+            tell_join_leave,
+            recover,
+            conn,
+            command: number,
+            from: core,
+        };
         self.lanes.push(owner, LaneMessage::Subscribe(request.into()));
     }
 
@@ -330,7 +338,8 @@ impl Shard {
         let Some(Recovery::Recovered(publications)) = &granted.recovery else { return granted };
         let waiting = self.connections.get(conn.slot, conn.generation).map_or(0, |c| c.outbox.bytes() as usize);
         // Several server-side subscriptions are answered together.
-        let gathered = self.session(conn).and_then(|session| session.opening.as_ref()).map_or(0, |opening| opening.bytes());
+        let gathered =
+            self.session(conn).and_then(|session| session.opening.as_ref()).map_or(0, |opening| opening.bytes());
         let bytes: usize = publications.iter().map(|missed| missed.payload().len() + RECOVERED_ENVELOPE_BYTES).sum();
         // Half of the outbox is left to what comes behind.
         if waiting + gathered + bytes > self.options.limits.outbox_bytes_max as usize / 2 && !publications.is_empty() {
@@ -341,12 +350,7 @@ impl Shard {
     }
 
     /// The subscription that waits under this number, out of its session.
-    fn take_asked(
-        &mut self,
-        conn: ConnId,
-        number: u32,
-        local: LocalChannelId,
-    ) -> Option<(Form, Subscription)> {
+    fn take_asked(&mut self, conn: ConnId, number: u32, local: LocalChannelId) -> Option<(Form, Subscription)> {
         let session = self.session_mut(conn)?;
         let index = session.asked(local, number)?;
         session.in_flight -= 1;
@@ -367,9 +371,7 @@ impl Shard {
         let unrecovered = |granted: &Subscribed| matches!(granted.recovery, Some(Recovery::NotRecovered));
         let refusal = match &subscribed {
             None => Some(ClientError::TooManyRequests),
-            Some(granted) if reject_unrecovered && unrecovered(granted) => {
-                Some(ClientError::UnrecoverablePosition)
-            }
+            Some(granted) if reject_unrecovered && unrecovered(granted) => Some(ClientError::UnrecoverablePosition),
             Some(_) => None,
         };
         let granted = subscribed.filter(|_| refusal.is_none()).map(|subscribed| Granted {
@@ -411,7 +413,7 @@ impl Shard {
     }
 
     fn join(&mut self, conn: ConnId, mut subscription: Subscription, channel: &str) {
-        let index = self.fanouts.join(subscription.local, subscription.variant, conn.slot);
+        let index = self.fanouts.join(subscription.local, subscription.variant.form(), conn.slot);
         subscription.state = SubscriptionState::Joined { index };
         self.metrics.add(Metric::SubscriptionsOpen, 1);
         let expires = subscription.extra.as_ref().is_some_and(|extra| extra.expires_at_ms.is_some());
@@ -528,7 +530,7 @@ impl Shard {
         let asked_owner = match &subscription.state {
             SubscriptionState::Joined { index } => {
                 self.metrics.sub(Metric::SubscriptionsOpen, 1);
-                if let Some(moved) = self.fanouts.leave(local, subscription.variant, *index) {
+                if let Some(moved) = self.fanouts.leave(local, subscription.variant.form(), *index) {
                     self.moved.push(moved);
                     self.apply_moves();
                 }

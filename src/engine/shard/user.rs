@@ -2,6 +2,7 @@
 //!
 //! In: `UserCall`s that the user's owner has passed on. Out: subscriptions, pushes, closed connections.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use ringway_wire::centrifuge::reply::ReplyWriter;
@@ -11,14 +12,36 @@ use super::Shard;
 use crate::call::{UserCall, UserOrder};
 use crate::connection::{Connection, Phase};
 use crate::ids::ConnId;
-use crate::lane_message::RecoverFrom;
+use crate::lane_message::{LaneMessage, RecoverFrom, UserPresence};
 use crate::metrics::Metric;
 use crate::session::{AnswerTo, client_id};
 
 impl Shard {
+    /// The client's user is known: backends can reach it by that name.
+    pub(super) fn join_user(&mut self, conn: ConnId) {
+        let user: Box<str> = match self.session(conn) {
+            Some(session) if !session.user().is_empty() => session.user().into(),
+            _ => return,
+        };
+        if self.users.insert(&user, conn) {
+            let presence = UserPresence { user, from: self.options.core };
+            self.lanes.push(self.owner_of(&presence.user), LaneMessage::UserJoin(presence.into()));
+        }
+        self.metrics.set(Metric::UsersOpen, u64::from(self.users.len()));
+    }
+
+    pub(super) fn leave_user(&mut self, conn: ConnId) {
+        if let Some(user) = self.users.remove(conn) {
+            let presence = UserPresence { user, from: self.options.core };
+            self.lanes.push(self.owner_of(&presence.user), LaneMessage::UserLeave(presence.into()));
+        }
+        self.metrics.set(Metric::UsersOpen, u64::from(self.users.len()));
+    }
+
     /// Does what a backend wants done with the connections of a user.
     pub(super) fn user_order(&mut self, call: &UserCall) {
-        for conn in self.connections_of(&call.user) {
+        let connections: Vec<ConnId> = self.users.connections(&call.user).collect();
+        for conn in connections {
             let client = client_id(self.options.boot, self.options.core, conn);
             if call.client.is_empty() || *call.client == *client.as_ref() {
                 self.order(conn, client.as_ref(), &call.order);
