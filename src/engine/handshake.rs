@@ -16,6 +16,8 @@ pub const ECHO_PATH: &str = "/echo";
 pub enum Purpose {
     /// A client of the Centrifuge protocol.
     Client(Form),
+    /// A client of the same protocol that only listens.
+    Uni,
     /// Messages come back as they are; for conformance and latency tests.
     Echo,
 }
@@ -25,6 +27,8 @@ pub enum Purpose {
 pub fn decide(request: &UpgradeRequest<'_>, access: &Access) -> Result<Purpose, UpgradeRefusal> {
     let purpose = if *request.path == *access.websocket_path {
         Purpose::Client(if request.protobuf { Form::Protobuf } else { Form::Json })
+    } else if !access.uni_websocket_path.is_empty() && *request.path == *access.uni_websocket_path {
+        Purpose::Uni
     } else if access.echo && request.path == ECHO_PATH {
         Purpose::Echo
     } else {

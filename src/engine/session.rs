@@ -406,6 +406,11 @@ impl Session {
         }
     }
 
+    /// A client that has just upgraded on the unidirectional path.
+    pub fn new_uni() -> Self {
+        Session { uni: true, ..Session::new(Form::Json) }
+    }
+
     /// In which encoding its subscriptions take publications, before they ask for more.
     pub const fn variant(&self) -> Variant {
         Variant::plain(self.form).with_bare(self.uni)

@@ -54,6 +54,8 @@ close_table! {
     InsufficientState = 3010, "insufficient state", "insufficient_state";
     /// No pong (or other byte) within `pong_timeout_ms` after a ping: a dead or half-open peer.
     NoPong = 3012, "no pong", "no_pong";
+    /// A limit of this node is reached; the client reconnects after a while.
+    TooManyRequests = 3013, "too many requests", "too_many_requests";
     /// The connection did not send its connect command within `connect_timeout_ms`; may be our own overload, so not
     /// the terminal 3502.
     ConnectTimeout = 4000, "connect timeout", "connect_timeout";

@@ -8,6 +8,7 @@ use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::reply::{ClientError, ReplyWriter};
 
 use super::Shard;
+use super::connect::Refusal;
 use crate::events::{BackendAnswer, Denied};
 use crate::ids::ConnId;
 use crate::metrics::Metric;
@@ -93,14 +94,14 @@ impl Shard {
         match denied {
             Denied::Disconnect { code, reason } => self.close_with(conn, code, &reason),
             Denied::Error { code, message, temporary } => {
-                self.refuse_connect(conn, |writer, id| writer.error_custom(id, code, &message, temporary));
+                self.refuse_connect(conn, &Refusal { code, message: &message, temporary });
             }
             // Nobody could be asked: that is our trouble, and the client comes back.
             Denied::Timeout | Denied::NoBackend => {
-                self.refuse_connect(conn, |writer, id| writer.error(id, ClientError::Internal));
+                self.refuse_connect(conn, &Refusal::of(ClientError::Internal));
             }
             Denied::Busy => {
-                self.refuse_connect(conn, |writer, id| writer.error_temporary(id, ClientError::TooManyRequests));
+                self.refuse_connect(conn, &Refusal::of(ClientError::TooManyRequests));
             }
         }
     }

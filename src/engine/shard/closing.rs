@@ -4,8 +4,10 @@
 //! Close frames and `Action::Close`. Invariants: a connection's subscriptions end before its slot is free; every end
 //! is counted once by who ended it, and ours by reason; the slot is free only after the driver said `Closed`.
 
+use ringway_wire::centrifuge::Form;
+use ringway_wire::centrifuge::reply::{DisconnectPush, ReplyWriter};
 use ringway_wire::close::CloseReason;
-use ringway_wire::frame::write_close;
+use ringway_wire::frame::{write_close, write_server_header};
 use ringway_wire::ingest::{IngestError, write_fatal};
 
 use super::{Shard, list};
@@ -16,6 +18,7 @@ use crate::ids::{ConnId, CoreId, LocalChannelId};
 use crate::lane_message::{LaneMessage, LeaveRequest};
 use crate::metrics::Metric;
 use crate::namespace::EventMode;
+use crate::publication::opcode;
 use crate::seam::{Action, Port};
 
 /// What backends are told when a connection ended without a Close frame (RFC 6455 §7.1.5).
@@ -54,11 +57,31 @@ impl Shard {
         }
         self.metrics.add(Metric::ServerClosed, 1);
         self.metrics.closed(reason);
+        self.tell_uni(conn, code, text);
         self.leave_all(conn, code);
         self.frame.clear();
         write_close(&mut self.frame, code, text);
         let frame = Frame::from_bytes(&self.frame);
         self.finish(conn, frame, until);
+    }
+
+    /// A client that only listens hears why as a push too, since its library may not show it the Close frame.
+    fn tell_uni(&mut self, conn: ConnId, code: u16, text: &str) {
+        if !self.session(conn).is_some_and(|session| session.uni && session.is_open()) {
+            return;
+        }
+        let reconnect = !matches!(code, 3500..=3999 | 4500..=4999);
+        let push = DisconnectPush { code: code.into(), reason: text, reconnect };
+        self.replies.clear();
+        ReplyWriter::resume(Form::Json, &mut self.replies).bare(true).push_disconnect(&push);
+        self.frame.clear();
+        write_server_header(&mut self.frame, opcode(Form::Json), self.replies.len());
+        self.frame.extend_from_slice(&self.replies);
+        self.replies.clear();
+        let frame = Frame::from_bytes(&self.frame);
+        if let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) {
+            self.outboxes.push(&mut connection.outbox, frame);
+        }
     }
 
     /// The outbox reached its bound: what the peer did not read is dropped, it recovers from history.

@@ -57,6 +57,12 @@ impl Shard {
         ReplyWriter::resume(form, &mut self.replies).error(id, error);
     }
 
+    /// Writes pushes to a client into `replies`.
+    pub(super) fn pushes(&mut self, conn: ConnId) -> ReplyWriter<'_> {
+        let (form, uni) = self.session(conn).map_or((Form::Json, false), |session| (session.form, session.uni));
+        ReplyWriter::resume(form, &mut self.replies).bare(uni)
+    }
+
     fn rpc(&mut self, conn: ConnId, form: Form, id: u32, method: &str, data: &[u8]) {
         let Some(session) = self.session_mut(conn) else { return };
         let number = session.number();

@@ -71,23 +71,27 @@ impl Shard {
             }
             Err(TokenError::Expired) => {
                 self.metrics.add(Metric::TokensExpired, 1);
-                self.refuse_connect(conn, |writer, id| writer.error(id, ClientError::TokenExpired));
+                self.refuse_connect(conn, &Refusal::of(ClientError::TokenExpired));
             }
             Err(TokenError::Busy) => {
-                self.refuse_connect(conn, |writer, id| writer.error_temporary(id, ClientError::TooManyRequests));
+                self.refuse_connect(conn, &Refusal::of(ClientError::TooManyRequests));
             }
         }
     }
 
     /// Answers the connect command with an error. The client closes, or the connect clock does; what it sends until
-    /// then is not carried out.
-    pub(super) fn refuse_connect(&mut self, conn: ConnId, write: impl FnOnce(&mut ReplyWriter<'_>, u32)) {
+    /// then is not carried out. One that only listens is closed, with a code of the same meaning.
+    pub(super) fn refuse_connect(&mut self, conn: ConnId, refusal: &Refusal<'_>) {
         self.metrics.add(Metric::CommandErrors, 1);
         let Some(session) = self.session_mut(conn) else { return };
+        let (form, uni) = (session.form, session.uni);
+        if uni {
+            return self.close(conn, refusal.close_reason());
+        }
         session.stage = Stage::Refused;
-        let form = session.form;
         let Some(opening) = session.opening.take() else { return };
-        write(&mut ReplyWriter::resume(form, &mut self.replies), opening.command);
+        let mut writer = ReplyWriter::resume(form, &mut self.replies);
+        writer.error_custom(opening.command, refusal.code, refusal.message, refusal.temporary);
         if !self.release(conn, opening.behind) {
             self.send_replies(conn, form);
         }
@@ -172,7 +176,7 @@ impl Shard {
             data: (!opening.data.is_empty()).then_some(&*opening.data),
             // The protocol counts seconds; the client waits at least as long as we do.
             ping: interval_ms.div_ceil(1_000) as u32,
-            pong: interval_ms > 0,
+            pong: interval_ms > 0 && !uni,
             ..ConnectResult::default()
         };
         let subs = opening.granted.iter().zip(&epochs).map(|(granted, epoch)| ServerSubscription {
@@ -186,6 +190,31 @@ impl Shard {
             writer.push_connect(&result, subs.into_iter());
         } else {
             writer.connect_with_subs(opening.command, &result, subs.into_iter());
+        }
+    }
+}
+
+/// Why a connect command is refused.
+pub(super) struct Refusal<'a> {
+    pub(super) code: u32,
+    pub(super) message: &'a str,
+    pub(super) temporary: bool,
+}
+
+impl Refusal<'static> {
+    pub(super) const fn of(error: ClientError) -> Self {
+        Refusal { code: error.code(), message: error.text(), temporary: error.temporary() }
+    }
+}
+
+impl Refusal<'_> {
+    const fn close_reason(&self) -> CloseReason {
+        if self.temporary {
+            CloseReason::TooManyRequests
+        } else if self.code == ClientError::TokenExpired.code() {
+            CloseReason::Expired
+        } else {
+            CloseReason::PermissionDenied
         }
     }
 }

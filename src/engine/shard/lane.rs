@@ -130,7 +130,7 @@ impl Shard {
                     lost_server_side |= traits.server_side;
                     if !traits.server_side {
                         let (code, reason) = INSUFFICIENT_STATE;
-                        ReplyWriter::resume(form, &mut self.replies).push_unsubscribe(name, code, reason);
+                        self.pushes(conn).push_unsubscribe(name, code, reason);
                     }
                 }
                 SubscriptionState::Asked(asked) => self.asked_in_vain(conn, form, &asked),

@@ -10,6 +10,7 @@
 //! | `command` | one client command |
 //! | `connect`, `subscribe`, `publish`, `read`, `refresh` | what commands ask for, from the command to its answer |
 //! | `asked` | verdicts about tokens and words of backends, which come later |
+//! | `uni` | clients that only listen |
 //! | `user` | orders about a user's connections |
 //! | `ingest` | one frame of a backend |
 //! | `lane` | messages of other cores and of this one |
@@ -31,6 +32,7 @@ mod received;
 mod refresh;
 mod subscribe;
 mod timers;
+mod uni;
 mod user;
 
 use alloc::vec::Vec;

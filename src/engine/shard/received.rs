@@ -12,7 +12,7 @@ use ringway_wire::frame::{CONTROL_PAYLOAD_BYTES_MAX, Opcode, write_server_header
 use ringway_wire::message::{self, Event, Fragments, MessageKind};
 use ringway_wire::upgrade::{self, UpgradeRefusal};
 
-use super::{Shard, list};
+use super::{Shard, list, uni};
 use crate::connection::{Connection, Phase, Until};
 use crate::frame::Frame;
 use crate::handshake::{self, Purpose};
@@ -139,6 +139,10 @@ impl Shard {
                     connection.phase = Phase::Client(Session::new(form));
                     self.timers.arm(conn.slot, self.now_ms + self.options.limits.connect_timeout_ms as u64);
                 }
+                Purpose::Uni => {
+                    connection.phase = Phase::Client(Session::new_uni());
+                    self.timers.arm(conn.slot, self.now_ms + self.options.limits.connect_timeout_ms as u64);
+                }
                 Purpose::Echo => {
                     connection.phase = Phase::Echo;
                     self.timers.disarm(conn.slot);
@@ -146,6 +150,11 @@ impl Shard {
             }
         }
         self.send(conn, answer);
+        if purpose == Purpose::Uni
+            && let Some(connect) = uni::connect_in_query(request.query)
+        {
+            self.uni_connect(conn, &connect);
+        }
         end
     }
 
@@ -206,14 +215,14 @@ impl Shard {
         else {
             return;
         };
-        let form = session.form;
+        let (form, uni) = (session.form, session.uni);
         self.metrics.add(Metric::MessagesReceived, 1);
         // JSON comes as text, whose UTF-8 was checked; Protobuf as binary. Anything else is another protocol.
         if (kind == MessageKind::Text) != (form == Form::Json) {
             self.close(conn, CloseReason::BadRequest);
             return;
         }
-        self.client_commands(conn, form, data);
+        if uni { self.uni_connect(conn, data) } else { self.client_commands(conn, form, data) }
     }
 
     /// The commands of a message, in order. Those behind a connect command that cannot be answered at once wait with it.
@@ -243,7 +252,7 @@ impl Shard {
 
     /// Whether a connect command waits for its answer. Then what is behind it waits too, and so does what others send
     /// to this client: nothing may reach it in front of that answer.
-    fn hold_while_opening(&mut self, conn: ConnId, rest: &[u8]) -> bool {
+    pub(super) fn hold_while_opening(&mut self, conn: ConnId, rest: &[u8]) -> bool {
         let Some(Connection { phase: Phase::Client(session), outbox, .. }) =
             self.connections.get_mut(conn.slot, conn.generation)
         else {

@@ -395,7 +395,7 @@ impl Shard {
         match &leaving {
             Some(Leaving::Command(id)) => ReplyWriter::resume(form, &mut self.replies).unsubscribe(*id),
             Some(Leaving::Server { code, reason }) if matches!(answer_to, AnswerTo::Command(_)) => {
-                ReplyWriter::resume(form, &mut self.replies).push_unsubscribe(&name, *code, reason);
+                self.pushes(conn).push_unsubscribe(&name, *code, reason);
             }
             Some(Leaving::Server { .. }) | None => {}
         }
@@ -407,7 +407,7 @@ impl Shard {
         }
         match (answer_to, granted) {
             (AnswerTo::Connect, granted) => self.opening_answered(conn, granted.filter(|_| joined)),
-            (AnswerTo::Push, Some(granted)) if joined => self.push_subscribed(form, &granted),
+            (AnswerTo::Push, Some(granted)) if joined => self.push_subscribed(conn, &granted),
             _ => {}
         }
     }
@@ -466,7 +466,7 @@ impl Shard {
     }
 
     /// Tells a client of a subscription that a backend has made at run time.
-    fn push_subscribed(&mut self, form: Form, granted: &Granted) {
+    fn push_subscribed(&mut self, conn: ConnId, granted: &Granted) {
         let epoch = EpochText::new(granted.subscribed.top.epoch);
         let result = self.subscribe_result(granted, epoch.as_str());
         let push = SubscribePush {
@@ -476,7 +476,7 @@ impl Shard {
             positioned: result.positioned,
             data: &granted.data,
         };
-        let mut writer = ReplyWriter::resume(form, &mut self.replies);
+        let mut writer = self.pushes(conn);
         writer.push_subscribe(&granted.channel, &push);
         // The push has no room for what was missed: it follows as ordinary publications.
         for missed in granted.subscribed.missed() {
@@ -506,7 +506,6 @@ impl Shard {
     /// Ends a subscription from our side: the client is told with a push.
     pub(super) fn end_from_server(&mut self, conn: ConnId, index: usize, code: u32, reason: &str) {
         let Some(session) = self.session_mut(conn) else { return };
-        let form = session.form;
         if let SubscriptionState::Asked(asked) = &mut session.subscriptions[index].state {
             asked.leaving.get_or_insert(Leaving::Server { code, reason: reason.into() });
             return;
@@ -514,7 +513,7 @@ impl Shard {
         let local = session.subscriptions[index].local;
         let Some(channel) = self.fanouts.get(local).map(|channel| channel.name.clone()) else { return };
         self.end_subscription(conn, index);
-        ReplyWriter::resume(form, &mut self.replies).push_unsubscribe(&channel, code, reason);
+        self.pushes(conn).push_unsubscribe(&channel, code, reason);
     }
 
     fn end_subscription(&mut self, conn: ConnId, index: usize) {

@@ -128,6 +128,12 @@ impl Shard {
         }
         match session.ping {
             PingState::Off => {}
+            PingState::Resting if session.uni => {
+                session.ping_at_ms = now_ms + interval_ms;
+                let ping = self.pings[session.form as usize].clone();
+                self.metrics.add(Metric::PingsSent, 1);
+                self.send(conn, ping);
+            }
             PingState::Resting => {
                 session.awaiting_pong = true;
                 session.ping = PingState::Asked;

@@ -5,7 +5,6 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use ringway_wire::centrifuge::reply::ReplyWriter;
 use ringway_wire::close::CloseReason;
 
 use super::Shard;
@@ -76,7 +75,7 @@ impl Shard {
             UserOrder::Message { data } => {
                 let Some(form) = self.form_of(conn) else { return };
                 match self.embeddable(form, data) {
-                    Some(data) => ReplyWriter::resume(form, &mut self.replies).push_message(&data),
+                    Some(data) => self.pushes(conn).push_message(&data),
                     None => self.metrics.add(Metric::MessagesUnreadable, 1),
                 }
             }
