@@ -5,8 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use ringway_engine::namespace::NAMESPACES_MAX;
+
 use super::*;
-use crate::config_table::{Field, NAMESPACE_ROWS, rows};
+use crate::config_namespace::NAMESPACE_ROWS;
+use crate::config_table::{Field, rows};
 use crate::pages;
 
 /// A file that is removed with the test.
