@@ -157,7 +157,7 @@ impl Reloader {
         let wanted = Config::load_from(&running.args, Config::environment())?;
         let (settings, mut report) = merge(&running.settings, &wanted.settings, &running.namespaces);
         // Once more: what is applied must also fit what stays until a restart.
-        let config = settings.finish(&running.args, Vec::new())?;
+        let config = settings.finish(&running.args, Vec::new()).map_err(|error| beside(error, &report.restart))?;
         let refuse = |key: &str, text: &str| ConfigError { problems: vec![Problem::between(key, text)] };
         let namespaces =
             running.namespaces.reloaded(config.namespaces.clone()).map_err(|text| refuse("namespaces", &text))?;
@@ -248,6 +248,17 @@ fn merge_namespace(before: &Namespace, namespace: &mut Namespace, key: &str, rep
             report.applied.push(key);
         }
     }
+}
+
+/// Says of problems which values were not those of the sources.
+fn beside(mut error: ConfigError, restart: &[String]) -> ConfigError {
+    if !restart.is_empty() {
+        let stays = listed(restart);
+        for problem in &mut error.problems {
+            problem.text.push_str(&format!(" (these keys stay as they were until a restart: {stays})"));
+        }
+    }
+    error
 }
 
 /// Keys for a log line.

@@ -196,6 +196,8 @@ fn what_is_applied_must_fit_what_stays() {
     );
     let text = node.reload("[client]\npersonal_channel = false\n").expect_err("is refused").to_string();
     assert!(text.contains("client.personal_namespace must be a configured namespace"), "{text}");
+    let stays = "stay as they were until a restart: client.personal_channel, client.personal_namespace)";
+    assert!(text.contains(stays), "{text}");
 
     let node = Node::start("[namespace]\npayload = \"bytes\"\n", &[]);
     let text = node.reload("[namespace]\ndeflate_bytes_min = 100\n").expect_err("is refused").to_string();
