@@ -28,6 +28,7 @@ use crate::config::Config;
 use crate::control::{self, ControlOptions, ControlState, MetricsHub, Phase, Readiness};
 use crate::control_link;
 use crate::log;
+use crate::reload::Reloader;
 use crate::shard_loop::{ShardLoop, ShardParts, Shared};
 use crate::shutdown;
 
@@ -292,6 +293,8 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Re
         .enable_all()
         .build()
         .map_err(|error| failure("cannot start the control plane", error.into()))?;
+    // Nothing beside the rules follows a reload yet.
+    let reloader = Reloader::new(config, Arc::clone(shared), Box::new(|_| Ok(())));
     let (calls, received) = control::call_queue();
     let ready = Readiness::new();
     let state = ControlState {
@@ -303,12 +306,14 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Re
     };
     runtime
         .block_on(async {
-            let stop = shutdown::signal()?;
+            // Before "ready" is said: from then on a signal means what it should.
+            let (stop, hangups) = (shutdown::signal()?, shutdown::hangups()?);
             ready.set(Phase::Ready);
             announce(config, started, control);
             tokio::select! {
                 result = control::serve(state) => result,
                 result = control_link::serve(Arc::clone(shared), received) => result,
+                never = reloader.serve(hangups) => match never {},
                 name = stop => {
                     log::info("boot", "stopping", &[("signal", &name)]);
                     ready.set(Phase::Draining);

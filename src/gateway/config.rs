@@ -5,7 +5,7 @@
 //! Invariants: this file and `engine/limits.rs` are the only ones with defaults; defaults let nobody in; a [`Config`]
 //! exists only if every range and every relation holds; secrets are never printed.
 //!
-//! `config_table.rs` has the row of each key, `config_source.rs` reads the sources into [`Settings`],
+//! `config_table.rs` has the row of each key (`config_namespace.rs` those of a namespace), `config_source.rs` reads the sources into [`Settings`],
 //! `config_relations.rs` says what has to hold between values.
 
 use std::fmt;
@@ -13,7 +13,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use ringway_engine::limits::{Limits, SHARDS_MAX};
-use ringway_engine::namespace::{Allow, Namespace, Namespaces};
+use ringway_engine::namespace::{Allow, EventMode, Namespace, Namespaces};
 use ringway_engine::options::{Access, Origins};
 use subtle::ConstantTimeEq;
 
@@ -22,8 +22,6 @@ use crate::config_relations::RELATIONS;
 use crate::config_source::{self, Problem};
 use crate::log::Level;
 
-/// Namespaces of one node, the default one not counted. They are scanned for each resolved channel.
-pub const NAMESPACES_MAX: usize = 1024;
 /// Bytes of a file that holds secrets or the configuration.
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -55,6 +53,10 @@ pub struct Config {
     pub namespaces: Namespaces,
     /// Who may come in.
     pub access: Access,
+    /// Flags that it was made from; a reload reads the same sources again.
+    pub args: RunArgs,
+    /// Values as they were given; a reload compares them.
+    pub settings: Settings,
 }
 
 /// The client port.
@@ -142,6 +144,11 @@ impl Secret {
     pub fn matches(&self, given: &[u8]) -> bool {
         !self.0.is_empty() && bool::from(self.0.ct_eq(given))
     }
+
+    /// Whether both are the same secret, or both unset.
+    pub fn same(&self, other: &Secret) -> bool {
+        bool::from(self.0.ct_eq(&other.0))
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -177,6 +184,12 @@ pub struct Settings {
     pub allowed_origins: Vec<String>,
     pub anonymous: bool,
     pub echo: bool,
+    pub uni_websocket_path: String,
+    pub deflate: bool,
+    pub personal_channel: bool,
+    pub personal_namespace: String,
+    pub connect_events: EventMode,
+    pub rpc_events: bool,
     pub backlog: u32,
     pub send_buffer_bytes: u32,
     pub receive_buffer_bytes: u32,
@@ -210,6 +223,12 @@ impl Default for Settings {
             allowed_origins: Vec::new(),
             anonymous: false,
             echo: false,
+            uni_websocket_path: String::new(),
+            deflate: false,
+            personal_channel: false,
+            personal_namespace: String::new(),
+            connect_events: EventMode::Off,
+            rpc_events: false,
             backlog: 4096,
             send_buffer_bytes: 16 * 1024,
             receive_buffer_bytes: 16 * 1024,
@@ -241,6 +260,9 @@ impl Settings {
             allowed_origins: vec!["*".into()],
             anonymous: true,
             echo: true,
+            uni_websocket_path: "/connection/uni_websocket".into(),
+            deflate: true,
+            personal_channel: true,
             api_key: "dev".into(),
             demo: true,
             ingest_tokens: vec!["dev".into()],
@@ -250,6 +272,12 @@ impl Settings {
                 recovery: true,
                 subscribe: Allow::Anyone,
                 publish: Allow::Anyone,
+                presence: true,
+                join_leave: true,
+                read_presence: Allow::Anyone,
+                read_history: Allow::Anyone,
+                delta: true,
+                deflate_bytes_min: 512,
                 ..Namespace::closed("")
             },
             catch_all: true,
@@ -290,9 +318,12 @@ impl Config {
     /// # Errors
     /// Every problem found, each with its source, key, and what is allowed.
     pub fn load(cli: &Cli) -> Result<Config, ConfigError> {
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Config::load_from(cli.run_args(), environment)
+        Config::load_from(cli.run_args(), Config::environment())
+    }
+
+    /// The environment of the process; variables that are not UTF-8 are left out.
+    pub fn environment() -> impl Iterator<Item = (String, String)> {
+        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
     }
 
     /// As [`Config::load`], with the environment as an argument.
@@ -306,11 +337,7 @@ impl Config {
         let mut settings = if args.dev { Settings::dev() } else { Settings::default() };
         let mut problems = Vec::new();
         config_source::apply(&mut settings, args, environment, &mut problems);
-        let config = settings.finish(args.dev, &mut problems);
-        match config {
-            Some(config) if problems.is_empty() => Ok(config),
-            _ => Err(ConfigError { problems }),
-        }
+        settings.finish(args, problems)
     }
 
     /// What is allowed and yet probably not meant, one text each. For the log at start and for `ringway check`.
@@ -333,6 +360,14 @@ impl Config {
         if self.access.ingest_tokens.is_empty() && self.control.api_key.is_empty() {
             out.push("neither ingest.tokens nor control.api_key is set: no backend can publish".into());
         }
+        let compresses = self.namespaces.iter().any(|namespace| namespace.deflate_bytes_min > 0);
+        if self.access.deflate != compresses {
+            out.push(if compresses {
+                "a namespace has deflate_bytes_min, but client.deflate is off: nothing is compressed".into()
+            } else {
+                "client.deflate is on, but no namespace has deflate_bytes_min: nothing is compressed".into()
+            });
+        }
         if self.access.echo && !self.dev {
             out.push("client.echo is on: /echo answers anyone".into());
         }
@@ -348,9 +383,13 @@ impl Config {
 }
 
 impl Settings {
-    /// Checks what spans several values and derives the rest. `None` when a problem was added.
-    fn finish(mut self, dev: bool, problems: &mut Vec<Problem>) -> Option<Config> {
-        let known = problems.len();
+    /// Checks what spans several values and derives the rest.
+    ///
+    /// # Errors
+    /// `problems`, and behind them those found here.
+    pub(crate) fn finish(mut self, args: &RunArgs, mut problems: Vec<Problem>) -> Result<Config, ConfigError> {
+        let dev = args.dev;
+        let settings = self.clone();
         if dev {
             // A secret from a file replaces the one that everybody knows.
             if !self.api_key_file.is_empty() && self.api_key == Settings::dev().api_key {
@@ -366,23 +405,16 @@ impl Settings {
             }
         }
         if dev {
-            self.require_loopback(problems);
+            self.require_loopback(&mut problems);
         }
-        self.read_secret_files(problems);
-        if self.namespaces.len() > NAMESPACES_MAX {
-            problems.push(Problem::between("namespaces", &format!("there must be at most {NAMESPACES_MAX}")));
-        }
+        self.read_secret_files(&mut problems);
+        let texts = Namespaces::problems(&self.namespace, &self.namespaces);
+        problems.extend(texts.iter().map(|text| Problem::between("namespaces", text)));
         let namespaces = match Namespaces::new(self.namespace, self.namespaces) {
-            Ok(namespaces) => namespaces.with_catch_all(self.catch_all),
-            Err(text) => {
-                problems.push(Problem::between("namespaces", &text));
-                return None;
-            }
+            Ok(namespaces) if problems.is_empty() => namespaces.with_catch_all(self.catch_all),
+            _ => return Err(ConfigError { problems }),
         };
-        if problems.len() > known {
-            return None;
-        }
-        Some(Config {
+        Ok(Config {
             dev,
             shards: if self.shards == 0 { cores() } else { self.shards },
             pin_shards: self.pin_shards,
@@ -413,8 +445,16 @@ impl Settings {
                 anonymous: self.anonymous,
                 origins: origins(&self.allowed_origins),
                 ingest_tokens: self.ingest_tokens.iter().map(|t| t.as_bytes().into()).collect(),
+                uni_websocket_path: self.uni_websocket_path.into(),
+                deflate: self.deflate,
+                personal_channel: self.personal_channel,
+                personal_namespace: self.personal_namespace.into(),
+                connect_events: self.connect_events,
+                rpc_events: self.rpc_events,
                 ..Access::closed(&self.websocket_path)
             },
+            args: args.clone(),
+            settings,
         })
     }
 

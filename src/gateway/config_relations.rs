@@ -75,15 +75,30 @@ pub const RELATIONS: &[Relation] = &[
     Relation {
         key: "client.websocket_path",
         text: "client.websocket_path must begin with / and have no spaces, control characters, ? or #",
-        holds: |s| {
-            s.websocket_path.starts_with('/')
-                && s.websocket_path.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'))
-        },
+        holds: |s| is_path(&s.websocket_path),
     },
     Relation {
         key: "client.websocket_path",
         text: "client.websocket_path must not be /echo, which client.echo serves",
         holds: |s| !(s.echo && s.websocket_path == "/echo"),
+    },
+    Relation {
+        key: "client.uni_websocket_path",
+        text: "client.uni_websocket_path must be empty, or begin with / and have no spaces, control characters, ? or #",
+        holds: |s| s.uni_websocket_path.is_empty() || is_path(&s.uni_websocket_path),
+    },
+    Relation {
+        key: "client.uni_websocket_path",
+        text: "client.uni_websocket_path must be neither client.websocket_path nor /echo, which client.echo serves",
+        holds: |s| s.uni_websocket_path != s.websocket_path && !(s.echo && s.uni_websocket_path == "/echo"),
+    },
+    Relation {
+        key: "client.personal_namespace",
+        text: "client.personal_namespace must be a configured namespace that is user_limited while client.personal_channel is on: otherwise others could subscribe to what is personal",
+        holds: |s| {
+            let mut namespaces = std::iter::once(&s.namespace).chain(&s.namespaces);
+            !s.personal_channel || namespaces.any(|ns| *ns.name == *s.personal_namespace && ns.user_limited)
+        },
     },
     Relation {
         key: "client.allowed_origins",
@@ -114,6 +129,10 @@ pub const RELATIONS: &[Relation] = &[
         holds: |s| s.ingest_tokens.iter().all(|t| !t.is_empty()),
     },
 ];
+
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'?' | b'#'))
+}
 
 /// `scheme://host[:port]`, or `null`, which browsers send for files and sandboxes.
 fn is_origin(text: &str) -> bool {

@@ -15,7 +15,8 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use crate::cli::RunArgs;
 use crate::config::{FILE_BYTES_MAX, Settings};
-use crate::config_table::{Field, NAMESPACE_ROWS, Row, rows};
+use crate::config_namespace::NAMESPACE_ROWS;
+use crate::config_table::{Field, Row, rows};
 
 /// Start of every environment variable that sets a key.
 const ENVIRONMENT_PREFIX: &str = "RINGWAY_";
@@ -342,6 +343,18 @@ impl<T> Field<T> {
             }
             Field::Address { .. } => "an IP address and a port, such as 127.0.0.1:8001 or [::1]:8001".into(),
             Field::Text { allowed, .. } | Field::List { allowed, .. } => (*allowed).into(),
+        }
+    }
+
+    /// Copies the value.
+    pub fn copy(&self, from: &T, to: &mut T) {
+        match self {
+            Field::Flag { get, set } => set(to, get(from)),
+            Field::Integer { get, set, .. } => set(to, get(from)),
+            Field::Choice { get, set, .. } => set(to, get(from)),
+            Field::Address { get, set } => set(to, get(from)),
+            Field::Text { get, set, .. } => set(to, get(from).into()),
+            Field::List { get, set, .. } => set(to, get(from).to_vec()),
         }
     }
 

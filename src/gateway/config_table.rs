@@ -1,6 +1,7 @@
 //! The configuration table: one row per key, from which everything else about configuration is made.
 //!
-//! In: nothing. Out: [`ROWS`] and [`NAMESPACE_ROWS`], read by `config_source.rs` (file, environment, flags) and by
+//! In: nothing. Out: [`rows`] and (from `config_namespace.rs`) [`NAMESPACE_ROWS`](crate::config_namespace::NAMESPACE_ROWS),
+//! read by `config_source.rs` (file, environment, flags), `reload.rs` (what may change while the process runs) and
 //! `pages.rs` (`tuning/CONFIG.md`, `tuning/ringway.toml`).
 //! Invariants: no default stands here (defaults are `Settings::default()` and `Limits::DEFAULT`); every field of
 //! `Limits` and `Namespace` has a row (tests check); keys of one section stand together.
@@ -8,8 +9,7 @@
 use std::net::SocketAddr;
 
 use ringway_engine::limits::SHARDS_MAX;
-use ringway_engine::namespace::{Allow, Namespace};
-use ringway_wire::ingest::PayloadKind;
+use ringway_engine::namespace::EventMode;
 
 use crate::config::{SendMode, Settings};
 use crate::log::Level;
@@ -90,7 +90,7 @@ pub struct Row<T: 'static> {
     pub effect: &'static str,
     /// When to change it.
     pub when: &'static str,
-    /// Whether a change needs a restart.
+    /// Whether a change needs a restart. If not, a reload applies it, and `what` says from when on.
     pub restart: bool,
 }
 
@@ -121,13 +121,28 @@ macro_rules! list {
         Field::List { allowed: $allowed, secret: $secret, get: |s| &s.$f, set: |s, v| s.$f = v }
     };
 }
+/// One of the words of an enum, each with its variant.
+macro_rules! choice {
+    ($f:ident: $ty:ident { $($name:literal = $variant:ident),+ $(,)? }) => {
+        Field::Choice {
+            names: &[$($name),+],
+            get: |s| match s.$f { $($ty::$variant => $name),+ },
+            // Only the names come here.
+            set: |s, v| { $( if v == $name { s.$f = $ty::$variant; } )+ },
+        }
+    };
+}
+pub(crate) use {choice, flag, integer};
+
+/// Rows need a restart unless the table says `restart: false`: then a reload applies them.
 macro_rules! rows {
-    ($name:ident: $ty:ty, $doc:literal; $( $key:expr => $field:expr; $what:literal; $effect:literal; $when:literal; )+) => {
+    ($name:ident: $ty:ty, $doc:literal; $($rows:tt)+) => {
+        rows! { $name: $ty, restart: true, $doc; $($rows)+ }
+    };
+    ($name:ident: $ty:ty, restart: $restart:literal, $doc:literal; $( $key:expr => $field:expr; $what:literal; $effect:literal; $when:literal; )+) => {
         #[doc = $doc]
         pub const $name: &[Row<$ty>] = &[ $( Row {
-            key: $key, field: $field, what: $what, effect: $effect, when: $when,
-            // Nothing is reloaded while the process runs.
-            restart: true,
+            key: $key, field: $field, what: $what, effect: $effect, when: $when, restart: $restart,
         }, )+ ];
     };
 }
@@ -173,6 +188,30 @@ rows! { PROCESS_ROWS: Settings, "Rows of the process, its listeners and its ring
         "Serves /echo, a plain WebSocket echo for conformance and latency tests.";
         "None until it is used.";
         "On test machines only: it answers anyone.";
+    "client.uni_websocket_path" => text!("empty, or a path that begins with /, without spaces, ? or #", secret: false, uni_websocket_path);
+        "Path of the unidirectional WebSocket, for clients without an SDK. Empty: not served.";
+        "None until it is used.";
+        "When browsers or devices only listen: /connection/uni_websocket is the usual path.";
+    "client.deflate" => flag!(deflate);
+        "Whether clients may have permessage-deflate (RFC 7692). What is compressed is up to each namespace's deflate_bytes_min.";
+        "CPU once per publication and once per message that a client compressed; no memory per idle connection.";
+        "When bandwidth costs more than CPU and payloads are JSON of a few hundred bytes or more.";
+    "client.personal_channel" => flag!(personal_channel);
+        "Whether every client with a user id is subscribed, by the server, to a channel that only this user has: #<user> in client.personal_namespace. Not for user ids with a comma, which would list two users.";
+        "One subscription per connection; with history, memory of what waits for each user.";
+        "For messages to a user. With history and recovery in its namespace it is the user's offline queue.";
+    "client.personal_namespace" => text!("empty (the default namespace), or the name of a namespace", secret: false, personal_namespace);
+        "Namespace of personal channels. It must be user_limited.";
+        "None.";
+        "When personal channels have other options than channels without a prefix.";
+    "client.connect_events" => choice!(connect_events: EventMode { "off" = Off, "notify" = Notify, "ask" = Ask });
+        "Whether backends on the ingest port are told of connects and disconnects (\"notify\"), or decide whether a client may connect (\"ask\").";
+        "One event per connect and disconnect; with \"ask\" a client waits for a backend's answer.";
+        "\"ask\" when a backend, and no token, knows who a client is.";
+    "client.rpc_events" => flag!(rpc_events);
+        "Whether backends on the ingest port answer clients' rpc commands. Otherwise: error 104.";
+        "One event per rpc; the client waits for the backend's answer.";
+        "When clients call methods over their connection.";
     "client.backlog" => integer!("connections" 1..=65_535, backlog: u32);
         "Connections that the kernel holds per shard until they are accepted; the kernel's net.core.somaxconn caps it.";
         "Kernel memory for each that waits.";
@@ -229,8 +268,11 @@ rows! { PROCESS_ROWS: Settings, "Rows of the process, its listeners and its ring
         "Batches that the queue from one shard to another holds. Full: the sender keeps them in its own spill queue.";
         "Memory per place and pair of shards, whether used or not.";
         "Raise it when ringway_lane_full_total grows while ringway_loop_sleeps_total does too.";
+}
+
+rows! { LOG_ROWS: Settings, restart: false, "Rows of the log.";
     "log.level" => Field::Choice { names: Level::NAMES, get: |s| s.log_level.name(), set: |s, v| s.log_level = Level::from_name(v) };
-        "Least severity that is logged, as logfmt lines on standard error.";
+        "Least severity that is logged, as logfmt lines on standard error. A reload holds at once.";
         "debug writes lines per connection event.";
         "debug while looking for a fault.";
 }
@@ -366,77 +408,14 @@ limits! {
         "Seldom.";
 }
 
-rows! { NAMESPACE_ROWS: Namespace, "Rows of one namespace; in the file under `[namespace]` (the default one) or `[[namespaces]]`.";
-    "history_size" => integer!("publications" 0..=1_000_000, history_size: u32);
-        "Publications kept per channel. 0: none.";
-        "Memory of each kept publication, per channel: at least its payload.";
-        "As many as a client may miss between two connections.";
-    "history_ttl_ms" => integer!("ms" 0..=31_536_000_000, history_ttl_ms: u64);
-        "How long a publication is kept. Above 0 when there is history.";
-        "Bounds the memory of channels that fell silent.";
-        "Above the longest disconnection after which a client should recover.";
-    "recovery" => flag!(recovery);
-        "Whether a client may resume from (epoch, offset). Needs history.";
-        "A reconnect reads the history window.";
-        "Wherever clients must not miss publications.";
-    "payload" => Field::Choice { names: &["json", "bytes"], get: |n| payload_name(n.payload), set: |n, v| n.payload = payload_from_name(v) };
-        "What payloads are: JSON text, checked once at publish, or bytes, which only Protobuf clients can receive.";
+rows! { NAMESPACES_ROWS: Settings, restart: false, "Rows that hold for all namespaces together; in the file under `[namespace]`.";
+    "namespace.catch_all" => flag!(catch_all);
+        "Whether a channel whose prefix names no namespace belongs to the default one. Otherwise: error 102. A reload holds for new subscribes and publishes.";
         "None.";
-        "bytes for binary feeds.";
-    "subscribe" => Field::Choice { names: ALLOW_NAMES, get: |n| allow_name(n.subscribe), set: |n, v| n.subscribe = allow_from_name(v) };
-        "Which clients may subscribe. \"backend\": none.";
-        "None.";
-        "Open what the application needs, nothing more.";
-    "publish" => Field::Choice { names: ALLOW_NAMES, get: |n| allow_name(n.publish), set: |n, v| n.publish = allow_from_name(v) };
-        "Which clients may publish. \"backend\": only backends, over ingest or the HTTP API.";
-        "None.";
-        "For chats without a backend in between.";
+        "While developing. In production a misspelt prefix should fail.";
 }
-
-/// Rows that hold for all namespaces together; in the file under `[namespace]`.
-pub const NAMESPACES_ROWS: &[Row<Settings>] = &[Row {
-    key: "namespace.catch_all",
-    field: flag!(catch_all),
-    what: "Whether a channel whose prefix names no namespace belongs to the default one. Otherwise: error 102.",
-    effect: "None.",
-    when: "While developing. In production a misspelt prefix should fail.",
-    restart: true,
-}];
 
 /// All rows of [`Settings`], in the order of the file.
 pub fn rows() -> impl Iterator<Item = &'static Row<Settings>> {
-    PROCESS_ROWS.iter().chain(LIMIT_ROWS).chain(NAMESPACES_ROWS)
-}
-
-const ALLOW_NAMES: &[&str] = &["backend", "token", "subscriber", "authenticated", "anyone"];
-
-fn allow_name(allow: Allow) -> &'static str {
-    match allow {
-        Allow::Backend => "backend",
-        Allow::Token => "token",
-        Allow::Subscriber => "subscriber",
-        Allow::Authenticated => "authenticated",
-        Allow::Anyone => "anyone",
-    }
-}
-
-fn allow_from_name(name: &str) -> Allow {
-    match name {
-        "token" => Allow::Token,
-        "subscriber" => Allow::Subscriber,
-        "authenticated" => Allow::Authenticated,
-        "anyone" => Allow::Anyone,
-        _ => Allow::Backend,
-    }
-}
-
-fn payload_name(kind: PayloadKind) -> &'static str {
-    match kind {
-        PayloadKind::Json => "json",
-        PayloadKind::Bytes => "bytes",
-    }
-}
-
-fn payload_from_name(name: &str) -> PayloadKind {
-    if name == "bytes" { PayloadKind::Bytes } else { PayloadKind::Json }
+    PROCESS_ROWS.iter().chain(LOG_ROWS).chain(LIMIT_ROWS).chain(NAMESPACES_ROWS)
 }

@@ -5,8 +5,11 @@ use std::fs;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use ringway_engine::namespace::NAMESPACES_MAX;
+
 use super::*;
-use crate::config_table::{Field, NAMESPACE_ROWS, rows};
+use crate::config_namespace::NAMESPACE_ROWS;
+use crate::config_table::{Field, rows};
 use crate::pages;
 
 /// A file that is removed with the test.
@@ -307,6 +310,14 @@ fn relations_are_checked() {
         (&["control.api_key=a", "control.api_key_file=/dev/null"], "must not both be set"),
         (&["namespace.recovery=true"], "recovery needs history_size"),
         (&["namespace.history_size=5"], "needs history_ttl_ms"),
+        (&["namespace.durability=disk"], "durability \"disk\" is not available"),
+        (&["namespace.durability=fleet"], "durability \"fleet\" is not available"),
+        (&["namespace.join_leave=true"], "default namespace: join_leave needs presence"),
+        (&["client.uni_websocket_path=uni"], "must be empty, or begin with /"),
+        (&["client.uni_websocket_path=/connection/websocket"], "neither client.websocket_path nor /echo"),
+        (&["client.uni_websocket_path=/echo", "client.echo=true"], "neither client.websocket_path nor /echo"),
+        (&["client.personal_channel=true", "client.personal_namespace=x"], "must be a configured namespace"),
+        (&["client.personal_channel=true", "namespace.user_limited=false"], "that is user_limited"),
     ];
     for (pairs, words) in broken {
         let text = load(&set(pairs), &[]).expect_err(words).to_string();
@@ -334,8 +345,12 @@ fn defaults_let_nobody_in() {
     assert!(!config.control.api_key.matches(b""), "an unset key matches nothing");
     assert!(config.control.listen.ip().is_loopback() && config.ingest.listen.ip().is_loopback());
     assert!(matches!(config.access.origins, Origins::SameHost));
+    let access = &config.access;
+    assert!(access.uni_websocket_path.is_empty() && !access.deflate && !access.personal_channel && !access.rpc_events);
+    assert_eq!(access.connect_events, EventMode::Off);
     let (_, namespace) = config.namespaces.resolve("news").expect("the default namespace");
     assert_eq!((namespace.subscribe, namespace.publish), (Allow::Backend, Allow::Backend));
+    assert_eq!((namespace.read_presence, namespace.read_history), (Allow::Backend, Allow::Backend));
     assert!(config.namespaces.resolve("other:news").is_none());
     assert!((1..=SHARDS_MAX).contains(&config.shards));
     let ports = [config.client.listen.port(), config.control.listen.port(), config.ingest.listen.port()];
@@ -357,7 +372,11 @@ fn dev_is_open_on_loopback_only() {
         let (_, ns) = config.namespaces.resolve(channel).expect("every channel exists");
         assert_eq!((ns.subscribe, ns.publish), (Allow::Anyone, Allow::Anyone));
         assert_eq!((ns.history_size, ns.history_ttl_ms, ns.recovery), (100, 300_000, true));
+        assert_eq!((ns.read_presence, ns.read_history), (Allow::Anyone, Allow::Anyone));
+        assert!(ns.presence && ns.join_leave && ns.delta && ns.deflate_bytes_min > 0);
     }
+    assert!(config.access.personal_channel && config.access.deflate && !config.access.rpc_events);
+    assert_eq!(&*config.access.uni_websocket_path, "/connection/uni_websocket");
     for address in [config.client.listen, config.control.listen, config.ingest.listen] {
         assert!(address.ip().is_loopback());
     }
@@ -391,6 +410,46 @@ fn namespaces_come_from_the_file() {
     assert!(problem(load_file("[[namespaces]]\nname = \"a:b\"\n")).contains("contains ':'"));
     let many: String = (0..=NAMESPACES_MAX).map(|i| format!("[[namespaces]]\nname = \"n{i}\"\n")).collect();
     assert!(problem(load_file(&many)).contains("at most 1024"));
+}
+
+#[test]
+fn every_contradiction_of_every_namespace_is_reported() {
+    let error = load_file(
+        "shards = 2000\n[namespace]\nrecovery = true\n[[namespaces]]\nname = \"a\"\njoin_leave_forced = true\n\
+         positioned = true\n[[namespaces]]\nname = \"b\"\npublish = \"token\"\n[[namespaces]]\nname = \"b\"\n",
+    )
+    .expect_err("is refused");
+    assert_eq!(error.problems.len(), 6, "{error}");
+    let text = error.to_string();
+    for words in
+        ["shards", "default namespace: recovery", "\"a\": join_leave_forced", "\"a\": positioned", "\"b\": publish"]
+    {
+        assert!(text.contains(words), "{words}: {text}");
+    }
+    assert!(text.contains("\"b\" is defined twice"), "{text}");
+}
+
+#[test]
+fn what_compresses_nothing_is_warned_of() {
+    let warns = |pairs: &[&str]| {
+        let warnings = load(&set(pairs), &[]).expect("is valid").warnings();
+        warnings.iter().any(|warning| warning.contains("nothing is compressed"))
+    };
+    assert!(!warns(&[]) && !warns(&["client.deflate=true", "namespace.deflate_bytes_min=100"]));
+    assert!(warns(&["client.deflate=true"]) && warns(&["namespace.deflate_bytes_min=100"]));
+}
+
+#[test]
+fn rows_say_which_changes_wait_for_a_restart() {
+    let waits: Vec<&str> = NAMESPACE_ROWS.iter().filter(|row| row.restart).map(|row| row.key).collect();
+    assert_eq!(waits, ["payload"], "channels hold publications of one kind");
+    for row in NAMESPACE_ROWS.iter().filter(|row| !row.restart && row.key != "durability") {
+        assert!(row.what.contains("A reload holds"), "{} does not say from when a reload holds", row.key);
+    }
+    for row in rows().filter(|row| !row.restart && !row.key.starts_with("auth.")) {
+        assert!(row.what.contains("A reload holds"), "{} does not say from when a reload holds", row.key);
+    }
+    assert!(rows().any(|row| row.restart && row.key == "client.listen"));
 }
 
 #[test]

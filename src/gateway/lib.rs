@@ -6,6 +6,7 @@
 //! | `boot`, `shutdown` | from configuration to a running node and back |
 //! | `control`, `control_link` | HTTP on a thread of its own, and its way to the shards |
 //! | `config*`, `cli`, `pages` | one table of keys: file, environment, flags, reference pages |
+//! | `reload` | a changed configuration into a running node |
 //! | `clock`, `log` | time and words |
 #![forbid(unsafe_code)]
 
@@ -13,6 +14,7 @@ pub mod boot;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod config_namespace;
 pub mod config_relations;
 pub mod config_source;
 pub mod config_table;
@@ -21,5 +23,6 @@ pub mod control_link;
 pub mod log;
 pub mod pages;
 mod places;
+pub mod reload;
 pub mod shard_loop;
 pub mod shutdown;

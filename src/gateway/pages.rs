@@ -6,12 +6,13 @@
 use std::fmt::Write as _;
 
 use ringway_engine::metrics::TABLE;
-use ringway_engine::namespace::Namespace;
+use ringway_engine::namespace::{NAMESPACE_RULES, Namespace};
 use ringway_wire::close::CloseReason;
 
 use crate::config::Settings;
+use crate::config_namespace::NAMESPACE_ROWS;
 use crate::config_relations::RELATIONS;
-use crate::config_table::{Field, LIMIT_ROWS, NAMESPACE_ROWS, NAMESPACES_ROWS, PROCESS_ROWS, Row, rows};
+use crate::config_table::{Field, LIMIT_ROWS, LOG_ROWS, NAMESPACES_ROWS, PROCESS_ROWS, Row, rows};
 use crate::control::{metrics, process, publish};
 
 const GENERATED: &str =
@@ -85,21 +86,27 @@ fn config_page() -> String {
          | environment | `RINGWAY_CLIENT__LISTEN=127.0.0.1:8000`: upper case, two underscores for the dot |\n\
          | flag | `--set client.listen=127.0.0.1:8000`; short: `--shards N`, `--takeover` |\n\n\
          In the environment and in flags a list is separated by commas. Unknown keys are errors. `ringway check` takes the same\n\
-         flags as a run and validates what that run would use. Every change needs a restart unless its row says otherwise.\n\n\
+         flags as a run and validates what that run would use.\n\n\
+         SIGHUP, or `POST /api/reload`, reads all sources again and applies what needs no restart, without closing a connection.\n\
+         What is not valid is refused as a whole: the log and the answer name every problem, and nothing changes. What needs a\n\
+         restart is named there too, and waits for one.\n\n\
          Exit codes: 78 for a configuration that is not valid, 69 when the host refuses, 2 for a wrong command line.\n\n",
     );
     push_section(&mut out, "Process, listeners, rings", PROCESS_ROWS, &defaults, "");
+    push_section(&mut out, "Log", LOG_ROWS, &defaults, "");
     push_section(&mut out, "Limits", LIMIT_ROWS, &defaults, "");
-    out.push_str("## Namespaces\n\n`[namespace]` is the default one, for channels without a prefix. `[[namespaces]]`, only in the file, with a `name`, is\nfor channels `name:...`. A namespace that is not configured does not exist: error 102.\n\n");
+    out.push_str("## Namespaces\n\n`[namespace]` is the default one, for channels without a prefix. `[[namespaces]]`, only in the file, with a `name`, is\nfor channels `name:...`. A namespace that is not configured does not exist: error 102.\n\nA reload may add namespaces and take them away. Channels of one that is gone keep their subscribers and its last options,\nand take no new subscribes or publishes.\n\n");
     push_table(&mut out, NAMESPACE_ROWS, &Namespace::closed(""), "namespace.");
     push_rows(&mut out, NAMESPACES_ROWS, &defaults, "");
     out.push_str("\n## Relations\n\nChecked when all sources are read:\n\n");
     for relation in RELATIONS {
         let _ = writeln!(out, "- {}", relation.text);
     }
-    out.push_str(
-        "- a namespace with recovery needs history_size above 0, and history_size needs history_ttl_ms above 0\n\n",
-    );
+    out.push_str("\nWithin each namespace:\n\n");
+    for rule in NAMESPACE_RULES {
+        let _ = writeln!(out, "- {}", rule.text);
+    }
+    out.push('\n');
     push_dev(&mut out);
     out
 }

@@ -1,11 +1,12 @@
-//! When the process is told to stop.
+//! When the process is told to stop, or to read its configuration again.
 //!
-//! In: SIGTERM and SIGINT. Out: a future that ends with the signal's name. Boot then lets the shards close their
-//! clients with code 3001 (they reconnect elsewhere and recover) and waits for them, bounded.
+//! In: SIGTERM, SIGINT and SIGHUP. Out: a future that ends with the name of a signal to stop. Boot then lets the shards
+//! close their clients with code 3001 (they reconnect elsewhere and recover) and waits for them, bounded. And the
+//! hangups, for `reload.rs`.
 
 use std::io;
 
-use tokio::signal::unix::{SignalKind, signal as watch};
+use tokio::signal::unix::{Signal, SignalKind, signal as watch};
 
 /// # Errors
 /// The handlers cannot be installed.
@@ -18,4 +19,12 @@ pub fn signal() -> io::Result<impl Future<Output = &'static str>> {
             _ = interrupt.recv() => "SIGINT",
         }
     })
+}
+
+/// Every SIGHUP; several that come at once may be one.
+///
+/// # Errors
+/// The handler cannot be installed.
+pub fn hangups() -> io::Result<Signal> {
+    watch(SignalKind::hangup())
 }

@@ -14,6 +14,7 @@ mod loop_edges;
 mod many_shards;
 mod partial_frames;
 mod recovery;
+mod reload;
 mod second_instance;
 mod shutdown;
 mod slow_consumer;

@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::fs;
 
 use super::metrics::push_header;
+use crate::reload;
 
 /// One metric of the process.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +39,24 @@ pub const PROCESS_ROWS: &[ProcessRow] = &[
         kind: "gauge",
         help: "Start of the process, in seconds since 1970.",
         read: start_seconds,
+    },
+    ProcessRow {
+        name: "ringway_reloads_total",
+        kind: "counter",
+        help: "Reloads of the configuration that were applied.",
+        read: reload::done,
+    },
+    ProcessRow {
+        name: "ringway_reloads_refused_total",
+        kind: "counter",
+        help: "Reloads of the configuration that were refused as a whole; the log says why.",
+        read: reload::refused,
+    },
+    ProcessRow {
+        name: "ringway_reload_shards_behind",
+        kind: "gauge",
+        help: "Shards whose queue had no room yet for the rules of the last reload. They are offered again every 10 ms.",
+        read: reload::shards_behind,
     },
 ];
 
