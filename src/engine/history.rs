@@ -109,19 +109,14 @@ impl History {
         }
     }
 
-    /// A page of the past, at most `history_publications_max` long and `history_answer_bytes_max` of payload large (but
+    /// A page of the past, at most `history_publications_max` long and `call_answer_bytes_max` of payload large (but
     /// one publication is always given); whoever wants more asks again since the last one of the page.
     ///
     /// # Errors
     /// `BadRequest` for what lies before the beginning; `UnrecoverablePosition` for a position of another epoch. A
     /// position that is not kept any more is no error: forward, the page begins with the oldest that is kept; in
     /// reverse nothing lies before it.
-    pub fn page(
-        &self,
-        top: Position,
-        ask: &HistoryAsk,
-        limits: &Limits,
-    ) -> Result<Vec<Arc<Publication>>, CallError> {
+    pub fn page(&self, top: Position, ask: &HistoryAsk, limits: &Limits) -> Result<Vec<Arc<Publication>>, CallError> {
         if let Some(since) = ask.since {
             if ask.reverse && since.offset == 0 {
                 return Err(CallError::BadRequest);
@@ -138,7 +133,7 @@ impl History {
         let mut bytes = 0;
         let mut take = |kept: &Kept| {
             bytes += kept.publication.payload().len();
-            let fits = page.is_empty() || bytes <= limits.history_answer_bytes_max as usize;
+            let fits = page.is_empty() || bytes <= limits.call_answer_bytes_max as usize;
             if fits {
                 page.push(Arc::clone(&kept.publication));
             }
@@ -213,9 +208,7 @@ mod tests {
     fn cache_mode_gives_the_latest_to_whoever_does_not_have_it() {
         let history = history(8, 2);
         let from = |offset, epoch| RecoverFrom { offset, epoch };
-        let cache = |from| {
-            recovered(history.recover(top(8), from, RecoveryMode::Cache, &Limits::DEFAULT))
-        };
+        let cache = |from| recovered(history.recover(top(8), from, RecoveryMode::Cache, &Limits::DEFAULT));
         assert_eq!(cache(from(0, None)), Some([8].into()));
         assert_eq!(cache(from(3, Some(EPOCH))), Some([8].into()), "trimmed long ago");
         assert_eq!(cache(from(8, Some(OTHER))), Some([8].into()), "another history's eighth");
@@ -234,7 +227,7 @@ mod tests {
         for (offset, bytes) in [(1, 30), (2, 60), (3, 30), (4, 500)] {
             history.push(publication(offset, bytes), 0);
         }
-        let limits = Limits { history_answer_bytes_max: 100, ..Limits::DEFAULT };
+        let limits = Limits { call_answer_bytes_max: 100, ..Limits::DEFAULT };
         let page = |offset, reverse| {
             let ask = HistoryAsk { limit: -1, since: Some(Since { offset, epoch: None }), reverse };
             offsets(&history.page(top(4), &ask, &limits).expect("the same epoch"))

@@ -15,7 +15,8 @@
 //! | `route` | 5 channel → owning core |
 //! | `owner`, `dedup` | 6 offset, epoch, history, interested cores, repeated keys |
 //! | `publication` | 6 payload and finished frames, encoded once |
-//! | `presence` | 6 who is in a channel |
+//! | `history`, `presence`, `rate` | 6 a channel's past, who is in it, how often clients may publish |
+//! | `users` | 6 where users are |
 //! | `lanes`, `lane_message`, `call`, `tokens` | 6 what cores and planes say to each other |
 //! | `variant` | 6 in which encodings subscribers take a publication |
 //! | `fanout` | 7 one publication → this core's subscribers |
@@ -33,6 +34,7 @@ pub mod dedup;
 pub mod fanout;
 pub mod frame;
 pub mod handshake;
+pub mod history;
 pub mod ids;
 pub mod ingest_session;
 pub mod lane_message;
@@ -47,6 +49,7 @@ pub mod owner;
 pub mod presence;
 pub mod publication;
 pub mod random;
+pub mod rate;
 pub mod route;
 pub mod seam;
 pub mod session;
@@ -54,4 +57,5 @@ pub mod shard;
 pub mod slots;
 pub mod timers;
 pub mod tokens;
+pub mod users;
 pub mod variant;

@@ -162,6 +162,7 @@ impl Shard {
             kind,
             idempotency_key: Box::default(),
             publisher: Some(Box::new(Publisher { user: Box::default(), client: client.into() })),
+            skip_history: false,
             origin: Origin::Client { conn, command: id },
             from: self.options.core,
         };

@@ -10,6 +10,7 @@
 //! | `command` | one client command |
 //! | `ingest` | one frame of a backend |
 //! | `lane` | messages of other cores and of this one |
+//! | `owned` | what these ask of an owner |
 //! | `timers` | deadlines that have come, upkeep |
 //! | `closing` | every way in which a connection ends |
 
@@ -17,6 +18,7 @@ mod closing;
 mod command;
 mod ingest;
 mod lane;
+mod owned;
 mod received;
 mod timers;
 
@@ -36,7 +38,7 @@ use crate::lanes::LanesOut;
 use crate::metrics::{Metric, Metrics};
 use crate::options::Options;
 use crate::outbox::{Outboxes, WriteBatch};
-use crate::owner::{Owner, Surroundings};
+use crate::owner::{Owner, Place, Surroundings};
 use crate::publication::opcode;
 use crate::random::Random;
 use crate::route;
@@ -44,6 +46,7 @@ use crate::seam::{Accepted, Action, Input, Note, Port};
 use crate::session::SubscriptionState;
 use crate::slots::Slots;
 use crate::timers::Timers;
+use crate::users::UserCores;
 
 /// Bytes of the longest answer to one ingest publish: a refusal with its text.
 const ANSWER_BYTES_MAX: usize = 64;
@@ -60,6 +63,8 @@ pub struct Shard {
     to_write: Vec<u32>,
     fanouts: Fanouts,
     owner: Owner,
+    /// Of the users that this core owns.
+    user_cores: UserCores,
     lanes: LanesOut,
     metrics: Metrics,
     actions: Vec<Action>,
@@ -87,7 +92,8 @@ impl Shard {
     pub fn new(options: Options, now_ms: u64) -> Self {
         let limits = &options.limits;
         let mut random = Random::new(options.seed ^ (options.core.0 as u64) << 48);
-        let (owner_seed, fanout_seed) = (random.next_u64(), random.next_u64());
+        let (owner_seed, fanout_seed, users_seed) = (random.next_u64(), random.next_u64(), random.next_u64());
+        let place = Place { core: options.core, shards: options.shards, boot: options.boot as u32 };
         Shard {
             message_limits: MessageLimits { message_bytes_max: limits.message_bytes_max as usize, utf8: options.utf8 },
             connections: Slots::new(),
@@ -95,7 +101,8 @@ impl Shard {
             outboxes: Outboxes::default(),
             to_write: Vec::new(),
             fanouts: Fanouts::new(fanout_seed, limits.outbox_bytes_max),
-            owner: Owner::new(limits.clone(), options.boot as u32, owner_seed),
+            owner: Owner::new(limits.clone(), place, owner_seed),
+            user_cores: UserCores::new(users_seed),
             // One queue more than shards: the control plane's.
             lanes: LanesOut::new(
                 options.core,
