@@ -34,7 +34,7 @@ const UNUSED_CLOSE_REASONS: &[(&str, &str)] = &[];
 /// Modules of `engine` that work on a message one after another; only `shard` knows them all. `connection` is not one
 /// of them: it holds the values of the stages and calls none.
 const STAGES: &[&str] =
-    &["handshake", "session", "ingest_session", "route", "owner", "presence", "journal", "fleet", "fanout", "outbox"];
+    &["handshake", "session", "ingest_session", "route", "owner", "journal", "fleet", "fanout", "outbox"];
 
 /// Which of our crates a folder's code may name.
 const IMPORTS: &[(&str, &[&str])] = &[

@@ -38,7 +38,7 @@ pub enum ChannelAsk {
     PresenceStats,
     /// Publications of the past.
     History(HistoryAsk),
-    /// Forget them; the epoch changes.
+    /// Forget them. Epoch and offsets stay: whoever has the top can still resume from it, an older position is lost.
     HistoryRemove,
 }
 
@@ -101,7 +101,7 @@ pub enum CallError {
     UnknownChannel,
     /// The namespace does not have what was asked for (presence, history).
     NotAvailable,
-    /// The position asked from is of another epoch, or not kept any more.
+    /// The position asked from is of another epoch.
     UnrecoverablePosition,
     /// The answer would be larger than a limit allows.
     LimitExceeded,
@@ -109,6 +109,18 @@ pub enum CallError {
     BadRequest,
     /// A limit of this node; try again later.
     Busy,
+}
+
+impl ChannelAnswer {
+    /// Bytes of memory this answer keeps, near enough for a bound; what is shared counts in full.
+    pub fn memory_bytes(&self) -> usize {
+        let fact = match &self.result {
+            Ok(ChannelFact::Presence(members)) => members.iter().map(|member| member.memory_bytes()).sum(),
+            Ok(ChannelFact::History { publications, .. }) => publications.iter().map(|past| past.memory_bytes()).sum(),
+            Ok(ChannelFact::PresenceStats { .. } | ChannelFact::Removed) | Err(_) => 0,
+        };
+        size_of::<Self>() + fact
+    }
 }
 
 /// An order about the connections of one user, on its way to the user's owner, and from there to each core with
@@ -171,6 +183,25 @@ pub enum UserOrder {
     },
 }
 
+impl UserCall {
+    /// Bytes of memory this call keeps, near enough for a bound.
+    pub fn memory_bytes(&self) -> usize {
+        let order = match &self.order {
+            UserOrder::Subscribe { subscription, .. } => {
+                subscription.channel.len() + subscription.info.len() + subscription.data.len()
+            }
+            UserOrder::Unsubscribe { channel, reason, .. } => channel.len() + reason.len(),
+            UserOrder::Disconnect { reason, whitelist, .. } => {
+                let clients: usize = whitelist.iter().map(|client| size_of::<Box<str>>() + client.len()).sum();
+                reason.len() + clients
+            }
+            UserOrder::Refresh { info, .. } => info.as_ref().map_or(0, |info| info.len()),
+            UserOrder::Message { data } => data.len(),
+        };
+        size_of::<Self>() + self.user.len() + self.client.len() + order
+    }
+}
+
 /// The answer to a [`UserCall`].
 #[derive(Debug)]
 pub struct UserAnswer {
@@ -206,12 +237,20 @@ pub struct ChannelsAnswer {
     pub total: u32,
 }
 
+impl ChannelsAnswer {
+    /// Bytes of memory this answer keeps, near enough for a bound.
+    pub fn memory_bytes(&self) -> usize {
+        let names: usize = self.channels.iter().map(|known| size_of::<ChannelCount>() + known.channel.len()).sum();
+        size_of::<Self>() + names
+    }
+}
+
 /// A channel and how many there are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ChannelCount {
     /// Full name.
     pub channel: Box<str>,
-    /// Its subscribers on the whole node, as far as the owner knows: cores count theirs, so this is the number of cores
-    /// when presence is off.
+    /// Its subscribers on the whole node, as far as the owner knows: cores count theirs, so this is the number of
+    /// cores when presence is off.
     pub clients: u32,
 }

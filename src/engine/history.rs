@@ -109,7 +109,7 @@ impl History {
         }
     }
 
-    /// A page of the past, at most `history_publications_max` long and `history_answer_bytes_max` of payload large (but
+    /// A page of the past, at most `history_publications_max` long and `call_answer_bytes_max` of payload large (but
     /// one publication is always given); whoever wants more asks again since the last one of the page.
     ///
     /// # Errors
@@ -133,7 +133,7 @@ impl History {
         let mut bytes = 0;
         let mut take = |kept: &Kept| {
             bytes += kept.publication.payload().len();
-            let fits = page.is_empty() || bytes <= limits.history_answer_bytes_max as usize;
+            let fits = page.is_empty() || bytes <= limits.call_answer_bytes_max as usize;
             if fits {
                 page.push(Arc::clone(&kept.publication));
             }
@@ -227,7 +227,7 @@ mod tests {
         for (offset, bytes) in [(1, 30), (2, 60), (3, 30), (4, 500)] {
             history.push(publication(offset, bytes), 0);
         }
-        let limits = Limits { history_answer_bytes_max: 100, ..Limits::DEFAULT };
+        let limits = Limits { call_answer_bytes_max: 100, ..Limits::DEFAULT };
         let page = |offset, reverse| {
             let ask = HistoryAsk { limit: -1, since: Some(Since { offset, epoch: None }), reverse };
             offsets(&history.page(top(4), &ask, &limits).expect("the same epoch"))

@@ -133,6 +133,8 @@ pub struct PublishRequest {
     pub idempotency_key: Box<[u8]>,
     /// Set when a client published.
     pub publisher: Option<Box<Publisher>>,
+    /// It gets no offset and is not kept: who is not there misses it.
+    pub skip_history: bool,
     /// Who waits.
     pub origin: Origin,
     /// Where it waits.
@@ -183,9 +185,10 @@ pub struct SubscribeRequest {
     pub local: LocalChannelId,
     /// In which encoding this subscriber takes publications, so that the owner encodes only what is needed.
     pub variant: Variant,
-    /// As whom it takes part in presence; none: it does not.
+    /// As whom it takes part in presence; none: it does not. A member that does not become subscribed after all must
+    /// be taken out by a `MemberLeave` behind this request.
     pub member: Option<Box<Member>>,
-    /// Its coming and going is told to those who want to hear of it.
+    /// Its coming and going as a member is told to those who want to hear of it.
     pub tell_join_leave: bool,
     /// Where to resume, if it wants to.
     pub recover: Option<RecoverFrom>,
@@ -256,7 +259,7 @@ pub enum SubscribeError {
     Busy,
 }
 
-/// The last subscriber of a channel has left a core.
+/// The last subscriber of a channel has left a core, and with it whoever was a member there.
 #[derive(Debug)]
 pub struct LeaveRequest {
     /// Full name.
@@ -279,7 +282,10 @@ impl LaneMessage {
                         + request.payload.len()
                         + request.idempotency_key.len()
                 }
-                LaneMessage::Subscribe(request) => size_of::<SubscribeRequest>() + request.channel.len(),
+                LaneMessage::Subscribe(request) => {
+                    let member = request.member.as_ref().map_or(0, |member| member.memory_bytes());
+                    size_of::<SubscribeRequest>() + request.channel.len() + member
+                }
                 LaneMessage::Leave(request) => size_of::<LeaveRequest>() + request.channel.len(),
                 LaneMessage::SubscribeAnswer(answer) => {
                     let missed = match &answer.result {
@@ -288,16 +294,17 @@ impl LaneMessage {
                     };
                     size_of::<SubscribeAnswer>() + missed.iter().map(|missed| missed.memory_bytes()).sum::<usize>()
                 }
+                LaneMessage::MemberLeave(leave) => size_of::<MemberLeave>() + leave.channel.len(),
+                LaneMessage::ChannelCall(call) => size_of::<ChannelCall>() + call.channel.len(),
+                LaneMessage::ChannelAnswer(answer) => answer.memory_bytes(),
+                LaneMessage::UserJoin(presence) | LaneMessage::UserLeave(presence) => {
+                    size_of::<UserPresence>() + presence.user.len()
+                }
+                LaneMessage::UserCall(call) => call.memory_bytes(),
+                LaneMessage::ChannelsCall(call) => size_of::<ChannelsCall>() + call.pattern.len(),
+                LaneMessage::ChannelsAnswer(answer) => answer.memory_bytes(),
                 LaneMessage::PublishAnswer(_)
                 | LaneMessage::UserAnswer(_)
-                | LaneMessage::MemberLeave(_)
-                | LaneMessage::UserJoin(_)
-                | LaneMessage::UserLeave(_)
-                | LaneMessage::UserCall(_)
-                | LaneMessage::ChannelCall(_)
-                | LaneMessage::ChannelAnswer(_)
-                | LaneMessage::ChannelsCall(_)
-                | LaneMessage::ChannelsAnswer(_)
                 | LaneMessage::TokenChecked(_)
                 | LaneMessage::RevokeToken(_)
                 | LaneMessage::Rules(_) => 0,

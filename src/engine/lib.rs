@@ -15,7 +15,8 @@
 //! | `route` | 5 channel → owning core |
 //! | `owner`, `dedup` | 6 offset, epoch, history, interested cores, repeated keys |
 //! | `publication` | 6 payload and finished frames, encoded once |
-//! | `presence` | 6 who is in a channel |
+//! | `history`, `presence`, `rate` | 6 a channel's past, who is in it, how often clients may publish |
+//! | `users` | 6 where users are |
 //! | `lanes`, `lane_message`, `call`, `tokens` | 6 what cores and planes say to each other |
 //! | `variant` | 6 in which encodings subscribers take a publication |
 //! | `fanout` | 7 one publication → this core's subscribers |
@@ -35,6 +36,7 @@ pub mod events;
 pub mod fanout;
 pub mod frame;
 pub mod handshake;
+pub mod history;
 pub mod ids;
 pub mod ingest_session;
 pub mod lane_message;

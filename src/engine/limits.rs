@@ -50,6 +50,13 @@ pub struct Limits {
     pub recovery_publications_max: u32,
     /// Payload bytes in one recovery answer. Over: `recovered:false`. Below `outbox_bytes_max`.
     pub recovery_bytes_max: u32,
+    /// Publications in one answer to a history call. More asked for: as many, the caller pages on.
+    pub history_publications_max: u32,
+    /// Members in one answer to a presence call. Over: error 106; the counts are still to be had.
+    pub presence_members_max: u32,
+    /// Bytes of payloads or members in one answer to a history or presence call. Over: fewer publications, but at
+    /// least one, and the caller pages on; for presence error 106. Below `outbox_bytes_max`.
+    pub call_answer_bytes_max: u32,
     /// Bytes of publications that one shard keeps in history windows. Over: the oldest publications of the channel
     /// that is being published to are forgotten early (counted), and its late clients get `recovered:false`.
     pub history_bytes_max: u64,
@@ -105,6 +112,9 @@ impl Limits {
         channel_idle_ms: 600_000,
         recovery_publications_max: 500,
         recovery_bytes_max: 512 * 1024,
+        history_publications_max: 1_000,
+        presence_members_max: 2_000,
+        call_answer_bytes_max: 512 * 1024,
         history_bytes_max: 1024 * 1024 * 1024,
         idempotency_keys_max: 1_000_000,
         idempotency_window_ms: 300_000,
@@ -133,6 +143,7 @@ pub const TICK_MS: u64 = 125;
 const _: () = {
     let d = &Limits::DEFAULT;
     assert!(d.recovery_bytes_max <= d.outbox_bytes_max / 2, "a recovery answer must fit half the outbox");
+    assert!(d.call_answer_bytes_max <= d.outbox_bytes_max / 2, "an answer to a call must fit half the outbox");
     assert!(d.publication_bytes_max <= d.ingest_frame_bytes_max / 2, "a publication must fit an ingest frame");
     assert!(d.publication_bytes_max <= d.message_bytes_max);
     assert!(d.outbox_bytes_max >= 4 * d.publication_bytes_max, "one publication must not fill an outbox");

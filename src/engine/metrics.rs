@@ -72,6 +72,8 @@ metrics! {
     PublicationsOwned = Counter "ringway_publications_total" "" "Publications given an offset by this shard.";
     PublicationsDuplicate = Counter "ringway_publications_duplicate_total" "" "Publishes answered from an idempotency key.";
     PublicationsRefused = Counter "ringway_publications_refused_total" "" "Publishes refused: invalid payload, size, permission, limit.";
+    PublicationsRateLimited = Counter "ringway_publications_rate_limited_total" "" "Publishes of clients refused because of the namespace's publish_rate_per_channel.";
+    ChannelsRefused = Counter "ringway_channels_refused_total" "" "Channels that were not made because of channels_per_shard_max, of the shard or of the namespace.";
     IdempotencyKeysDropped = Counter "ringway_idempotency_keys_dropped_total" "" "Keys forgotten before idempotency_window_ms because of idempotency_keys_max.";
     HistoryDropped = Counter "ringway_history_dropped_total" "" "Publications forgotten before their age because of history_bytes_max.";
     HistoryBytes = Gauge "ringway_history_bytes" "" "Bytes held in history windows now.";
@@ -79,6 +81,13 @@ metrics! {
     RecoveriesDone = Counter "ringway_recoveries_total" "result=\"recovered\"" "Subscribes with recover that were answered recovered:true.";
     RecoveriesFailed = Counter "ringway_recoveries_total" "result=\"not_recovered\"" "Subscribes with recover that were answered recovered:false.";
     RecoveriesTooLarge = Counter "ringway_recoveries_too_large_total" "" "Recoveries that were possible but did not fit half the client's outbox; answered recovered:false.";
+    PresenceMembers = Gauge "ringway_presence_members" "" "Members of channels that this shard owns now.";
+    JoinLeaveTold = Counter "ringway_join_leave_told_total" "" "Joins and leaves told to watchers, each counted once whatever their number.";
+    JoinLeaveDropped = Counter "ringway_join_leave_dropped_total" "" "Joins and leaves of channels with watchers not told because of join_leave_members_max.";
+    ChannelCalls = Counter "ringway_channel_calls_total" "" "Calls about presence and history answered by this shard as the channel's owner.";
+    ChannelCallsTooLarge = Counter "ringway_channel_calls_too_large_total" "" "Presence calls refused because of presence_members_max.";
+    UsersOnline = Gauge "ringway_users_online" "" "Distinct users with a connection on the node whose owner is this shard.";
+    UserCalls = Counter "ringway_user_calls_total" "" "Calls about a user that this shard passed on to the cores with connections of that user.";
     Deliveries = Counter "ringway_deliveries_total" "" "Publications put into a connection's outbox.";
     FanoutsSliced = Counter "ringway_fanouts_sliced_total" "" "Fan-outs that took more than one turn.";
     Writes = Counter "ringway_writes_total" "" "Writes to client and ingest sockets.";

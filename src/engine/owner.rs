@@ -1,10 +1,17 @@
-//! The owner of channels: offset, epoch, history window, interested cores, repeated keys.
+//! The owner of channels: offset, epoch, history, members, interested cores, repeated keys.
 //!
-//! In: publishes, subscribes and leaves that lanes bring from any core, this one included. Out: answers to who asked
-//! and publications to each core with interest, all into the lanes, in the order decided here.
+//! In: publishes, subscribes, leaves and calls that lanes bring from any core, this one included. Out: answers to who
+//! asked, and publications, joins and leaves to each core with interest, all into the lanes, in the order decided here.
+//! `members` and `calls` below hold what concerns members and what calls ask.
 //!
 //! Invariants: offsets are dense from 1 under an epoch and no number is given twice; what an answer calls the top is
-//! followed in the lane by exactly the publications above it; a publication is encoded once per wire form in use.
+//! followed in the lane by exactly the publications above it; a publication is encoded once per encoding in use; a
+//! core's members leave with its interest at the latest.
+
+mod calls;
+mod members;
+#[cfg(test)]
+mod tests;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -12,9 +19,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::dedup::Dedup;
+use crate::history::History;
 use crate::ids::{CoreId, Epoch, LocalChannelId, Offset};
 use crate::lane_message::{
-    LaneMessage, LeaveRequest, Position, PublishAnswer, PublishError, PublishRequest, RecoverFrom, Recovery,
+    LaneMessage, LeaveRequest, Origin, Position, PublishAnswer, PublishError, PublishRequest, Recovery,
     SubscribeAnswer, SubscribeError, SubscribeRequest, Subscribed,
 };
 use crate::lanes::LanesOut;
@@ -22,8 +30,11 @@ use crate::limits::{Limits, OFFSET_MAX};
 use crate::metrics::{Metric, Metrics};
 use crate::names::Names;
 use crate::namespace::{NamespaceId, Namespaces, channel_is_valid};
-use crate::publication::{FormSet, Publication, Scratch};
+use crate::presence::{Change, Members};
+use crate::publication::{FormSet, JoinLeave, Publication, Scratch};
+use crate::rate::TokenBucket;
 use crate::slots::Slots;
+use crate::variant::VariantSet;
 
 /// Owned channels looked at per call of [`Owner::sweep`].
 const SWEEP_CHANNELS: u32 = 256;
@@ -34,30 +45,55 @@ pub struct Owner {
     channels: Slots<Channel>,
     names: Names,
     dedup: Dedup,
-    boot: u32,
+    place: Place,
+    /// Epochs given.
     creations: u32,
+    /// Channels made.
+    created: u64,
+    /// Counts reloads of the rules; channels that have seen fewer look their namespace up again.
+    rules: u32,
+    /// Channels by namespace.
+    by_namespace: Vec<u32>,
+    /// Channels with subscribers.
+    followed: u32,
+    /// Channels where a join or leave waits to be told, each once.
+    changes: VecDeque<(u32, u32)>,
     sweep_cursor: u32,
     history_bytes: u64,
     history_len: u64,
     scratch: Scratch,
     limits: Limits,
+    seed: u64,
+}
+
+/// Which owner this is, among those of the node and of all starts of it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place {
+    /// Its shard.
+    pub core: CoreId,
+    /// How many shards the node has.
+    pub shards: u16,
+    /// Random per start of the process.
+    pub boot: u32,
 }
 
 #[derive(Debug)]
 struct Channel {
     name: Box<str>,
     namespace: NamespaceId,
+    /// Reloads that `namespace` has seen.
+    rules: u32,
+    /// Stands for the name in compact pushes.
+    number: i64,
     epoch: Epoch,
     top: Offset,
-    history: VecDeque<Kept>,
+    history: History,
     interest: Vec<Interest>,
+    /// None until the first comes.
+    members: Option<Box<Members>>,
+    /// Of clients' publishes.
+    rate: TokenBucket,
     used_ms: u64,
-}
-
-#[derive(Debug)]
-struct Kept {
-    publication: Arc<Publication>,
-    at_ms: u64,
 }
 
 /// A core that has subscribers, and what it calls the channel.
@@ -65,7 +101,9 @@ struct Kept {
 struct Interest {
     core: CoreId,
     local: LocalChannelId,
-    forms: FormSet,
+    variants: VariantSet,
+    /// How many members are there.
+    members: u32,
 }
 
 /// What every decision here needs from the shard.
@@ -81,19 +119,25 @@ pub struct Surroundings<'a> {
 }
 
 impl Owner {
-    /// An owner without channels. `boot` is random per start of the process; `seed` is secret.
-    pub fn new(limits: Limits, boot: u32, seed: u64) -> Self {
+    /// An owner without channels. `seed` is secret.
+    pub fn new(limits: Limits, place: Place, seed: u64) -> Self {
         Owner {
             channels: Slots::new(),
             names: Names::new(seed),
             dedup: Dedup::new(limits.idempotency_keys_max, limits.idempotency_window_ms, seed ^ 0x5DEE_CE66),
-            boot,
+            place,
             creations: 0,
+            created: 0,
+            rules: 0,
+            by_namespace: Vec::new(),
+            followed: 0,
+            changes: VecDeque::new(),
             sweep_cursor: 0,
             history_bytes: 0,
             history_len: 0,
             scratch: Scratch::default(),
             limits,
+            seed: seed.rotate_left(17),
         }
     }
 
@@ -122,7 +166,7 @@ impl Owner {
             *duplicate = true;
             return Ok(position);
         }
-        let found = self.find(&request.channel);
+        let found = self.find(&request.channel, around);
         let namespace = match found.and_then(|slot| self.channels.at(slot)) {
             Some((_, channel)) => channel.namespace,
             None if !channel_is_valid(&request.channel, &self.limits) => return Err(PublishError::UnknownChannel),
@@ -136,17 +180,40 @@ impl Owner {
             Some(slot) => slot,
             None => self.create(request.channel.clone(), namespace, around).ok_or(PublishError::Busy)?,
         };
-        let epoch = self.next_epoch_if_spent(slot);
-        let Some(channel) = self.channels.at_mut(slot) else { return Err(PublishError::Busy) };
-        let namespace = around.namespaces.get(channel.namespace);
+        if matches!(request.origin, Origin::Client { .. }) && !self.take_rate(slot, around) {
+            around.metrics.add(Metric::PublicationsRateLimited, 1);
+            return Err(PublishError::Busy);
+        }
+        let position = self.append(slot, request, around).ok_or(PublishError::Busy)?;
+        if let Some(key) = key {
+            let dropped = self.dedup.insert(key, position, now_ms);
+            around.metrics.add(Metric::IdempotencyKeysDropped, dropped);
+        }
+        around.metrics.add(Metric::PublicationsOwned, 1);
+        Ok(position)
+    }
+
+    /// Whether a client's publication may pass now.
+    fn take_rate(&mut self, slot: u32, around: &Surroundings<'_>) -> bool {
+        let Some(channel) = self.channels.at_mut(slot) else { return true };
+        let rate = around.namespaces.get(channel.namespace).publish_rate_per_channel;
+        channel.rate.take(rate, around.now_ms)
+    }
+
+    /// Numbers a publication, sends it out and keeps it. None: the channel has gone, which cannot be.
+    fn append(&mut self, slot: u32, request: PublishRequest, around: &mut Surroundings<'_>) -> Option<Position> {
+        let is_numbered = !request.skip_history;
+        let epoch = if is_numbered { self.next_epoch_if_spent(slot) } else { None };
+        let channel = self.channels.at_mut(slot)?;
+        let has_history = around.namespaces.get(channel.namespace).history_size > 0;
         if let Some(epoch) = epoch {
             channel.epoch = epoch;
             channel.top = 0;
         }
-        channel.top += 1;
-        channel.used_ms = now_ms;
-        let forms = channel.interest.iter().fold(FormSet::default(), |all, interest| all.union(interest.forms));
-        let shown_offset = if namespace.history_size > 0 { channel.top } else { 0 };
+        channel.top += Offset::from(is_numbered);
+        channel.used_ms = around.now_ms;
+        let forms = channel.variants().iter().fold(FormSet::default(), |all, variant| all.with(variant.form()));
+        let shown_offset = if has_history && is_numbered { channel.top } else { 0 };
         let publication = Arc::new(Publication::encode(
             &request.channel,
             shown_offset,
@@ -159,32 +226,49 @@ impl Owner {
             let message = LaneMessage::Deliver { local: interest.local, publication: Arc::clone(&publication) };
             around.lanes.push(interest.core, message);
         }
-        let position = Position { offset: channel.top, epoch: channel.epoch };
-        if namespace.history_size > 0 {
-            self.history_bytes += publication.memory_bytes() as u64;
-            self.history_len += 1;
-            channel.history.push_back(Kept { publication, at_ms: now_ms });
-            self.trim(slot, around);
+        let offset = if is_numbered { channel.top } else { 0 };
+        let position = Position { offset, epoch: channel.epoch };
+        if is_numbered {
+            // What is kept ends at the top: a new epoch, or a number that is not kept, begins it anew.
+            if epoch.is_some() || !has_history {
+                self.forget_history(slot);
+            }
+            if has_history {
+                self.keep(slot, publication, around);
+            }
         }
-        if let Some(key) = key {
-            let dropped = self.dedup.insert(key, position, now_ms);
-            around.metrics.add(Metric::IdempotencyKeysDropped, dropped);
-        }
-        around.metrics.add(Metric::PublicationsOwned, 1);
-        Ok(position)
+        Some(position)
     }
 
-    /// Notes a core's interest and answers with the channel's top and what the client missed.
-    pub fn subscribe(&mut self, request: SubscribeRequest, around: &mut Surroundings<'_>) {
-        let from = request.from;
-        let (conn, command, local) = (request.conn, request.command, request.local);
-        let result = self.try_subscribe(request, around).ok_or(SubscribeError::Busy);
+    fn keep(&mut self, slot: u32, publication: Arc<Publication>, around: &mut Surroundings<'_>) {
+        let Some(channel) = self.channels.at_mut(slot) else { return };
+        self.history_bytes += publication.memory_bytes() as u64;
+        self.history_len += 1;
+        channel.history.push(publication, around.now_ms);
+        self.trim(slot, around);
+    }
+
+    /// Notes a core's interest and answers with the channel's top and what the client missed. Its joining is told
+    /// behind the answer, so that the client hears of itself once it is subscribed.
+    pub fn subscribe(&mut self, mut request: SubscribeRequest, around: &mut Surroundings<'_>) {
+        let (from, conn, command, local) = (request.from, request.conn, request.command, request.local);
+        let member = request.member.take().map(Arc::from);
+        let told = request.tell_join_leave;
+        let subscribed = self.try_subscribe(request, around);
+        let mut joined = None;
+        let result = subscribed.ok_or(SubscribeError::Busy).map(|(slot, subscribed)| {
+            joined = member.filter(|member| self.join(slot, member, told, around)).map(|member| (slot, member));
+            subscribed
+        });
         let answer = SubscribeAnswer { conn, command, local, result };
         around.lanes.push(from, LaneMessage::SubscribeAnswer(Box::new(answer)));
+        if let (Some((slot, member)), true) = (joined, told) {
+            self.changed(slot, Change { kind: JoinLeave::Join, member }, around);
+        }
     }
 
-    fn try_subscribe(&mut self, request: SubscribeRequest, around: &mut Surroundings<'_>) -> Option<Subscribed> {
-        let slot = match self.find(&request.channel) {
+    fn try_subscribe(&mut self, request: SubscribeRequest, around: &mut Surroundings<'_>) -> Option<(u32, Subscribed)> {
+        let slot = match self.find(&request.channel, around) {
             Some(slot) => slot,
             None => {
                 let (namespace, _) = around.namespaces.resolve(&request.channel)?;
@@ -195,46 +279,62 @@ impl Owner {
         let limits = &self.limits;
         let channel = self.channels.at_mut(slot)?;
         channel.used_ms = around.now_ms;
+        self.followed += u32::from(channel.interest.is_empty());
         match channel.interest.iter_mut().find(|interest| interest.core == request.from) {
             Some(interest) if interest.local == request.local => {
-                interest.forms = interest.forms.with(request.variant.form())
+                interest.variants = interest.variants.with(request.variant)
             }
             Some(interest) => {
                 interest.local = request.local;
-                interest.forms = FormSet::default().with(request.variant.form());
+                interest.variants = VariantSet::default().with(request.variant);
             }
             None => channel.interest.push(Interest {
                 core: request.from,
                 local: request.local,
-                forms: FormSet::default().with(request.variant.form()),
+                variants: VariantSet::default().with(request.variant),
+                members: 0,
             }),
         }
-        let recovery = request.recover.map(|from| channel.recover(from, limits));
+        let top = Position { offset: channel.top, epoch: channel.epoch };
+        let mode = around.namespaces.get(channel.namespace).recovery_mode;
+        let recovery = request.recover.map(|from| channel.history.recover(top, from, mode, limits));
         match recovery {
             Some(Recovery::Recovered(_)) => around.metrics.add(Metric::RecoveriesDone, 1),
             Some(Recovery::NotRecovered) => around.metrics.add(Metric::RecoveriesFailed, 1),
             None => {}
         }
-        Some(Subscribed {
-            top: Position { offset: channel.top, epoch: channel.epoch },
-            recovery,
-            number: 1 + slot as i64,
-        })
+        Some((slot, Subscribed { top, recovery, number: channel.number }))
     }
 
-    /// Forgets a core's interest, unless it has subscribed again since under another name.
+    /// Forgets a core's interest, unless it has subscribed again since under another name. Members of it that have
+    /// not left one by one (a core that lost messages gives a channel up as a whole) leave now.
     pub fn leave(&mut self, request: &LeaveRequest, around: &mut Surroundings<'_>) {
-        let Some(channel) = self.find(&request.channel).and_then(|slot| self.channels.at_mut(slot)) else { return };
+        let Some(slot) = self.find(&request.channel, around) else { return };
+        let Some(channel) = self.channels.at_mut(slot) else { return };
         channel.used_ms = around.now_ms;
-        channel.interest.retain(|interest| (interest.core, interest.local) != (request.from, request.local));
+        let name = (request.from, request.local);
+        let Some(index) = channel.interest.iter().position(|interest| (interest.core, interest.local) == name) else {
+            return;
+        };
+        let interest = channel.interest.swap_remove(index);
+        self.followed -= u32::from(channel.interest.is_empty());
+        if interest.members > 0 {
+            self.leave_core(slot, interest.core, around);
+        }
+        if let Some(channel) = self.channels.at_mut(slot) {
+            channel.members.take_if(|members| channel.interest.is_empty() && members.is_idle());
+        }
     }
 
-    /// Does a bounded part of the upkeep: ages history and forgets idle channels. Called once per tick.
+    /// Does a bounded part of the upkeep: ages history, forgets idle channels, tells of changes that waited. Called
+    /// once per tick.
     pub fn sweep(&mut self, around: &mut Surroundings<'_>) {
         self.dedup.expire(around.now_ms);
+        self.tell_due(around);
         let slots = self.channels.slots();
         for _ in 0..SWEEP_CHANNELS.min(slots) {
             self.sweep_cursor = (self.sweep_cursor + 1) % slots;
+            self.refresh(self.sweep_cursor, around);
             self.trim(self.sweep_cursor, around);
             self.evict_if_idle(self.sweep_cursor, around);
         }
@@ -243,25 +343,56 @@ impl Owner {
         around.metrics.set(Metric::ChannelsOwned, self.channels.len() as u64);
     }
 
-    fn find(&self, name: &str) -> Option<u32> {
-        self.names.find(name, |slot| name_at(&self.channels, slot))
+    /// The rules have been replaced. Channels follow when they are next used, or swept.
+    pub fn rules_changed(&mut self) {
+        self.rules = self.rules.wrapping_add(1);
     }
 
-    /// None: the table is full.
+    /// The channel, under the rules that hold now.
+    fn find(&mut self, name: &str, around: &Surroundings<'_>) -> Option<u32> {
+        let slot = self.names.find(name, |slot| name_at(&self.channels, slot))?;
+        self.refresh(slot, around);
+        Some(slot)
+    }
+
+    /// Looks the channel's namespace up again if the rules have been replaced. A name that has none any more keeps its
+    /// last one: who may still use it is decided where requests come in.
+    fn refresh(&mut self, slot: u32, around: &Surroundings<'_>) {
+        let Some(channel) = self.channels.at_mut(slot) else { return };
+        if channel.rules == self.rules {
+            return;
+        }
+        channel.rules = self.rules;
+        if let Some((namespace, _)) = around.namespaces.resolve(&channel.name) {
+            let before = core::mem::replace(&mut channel.namespace, namespace);
+            *self.count_of(before) -= 1;
+            *self.count_of(namespace) += 1;
+        }
+    }
+
+    /// None: the table is full, or the namespace has its share of it.
     fn create(&mut self, name: Box<str>, namespace: NamespaceId, around: &mut Surroundings<'_>) -> Option<u32> {
         // The regular sweep makes room; looking for it here would let a client buy our time with names.
-        if self.channels.len() >= self.limits.channels_per_shard_max {
+        let share = around.namespaces.get(namespace).channels_per_shard_max;
+        let is_full = self.channels.len() >= self.limits.channels_per_shard_max;
+        if is_full || (share > 0 && *self.count_of(namespace) >= share) {
+            around.metrics.add(Metric::ChannelsRefused, 1);
             return None;
         }
         let channel = Channel {
             name,
             namespace,
+            rules: self.rules,
+            number: self.new_number(),
             epoch: self.new_epoch(),
             top: 0,
-            history: VecDeque::new(),
+            history: History::default(),
             interest: Vec::new(),
+            members: None,
+            rate: TokenBucket::default(),
             used_ms: around.now_ms,
         };
+        *self.count_of(namespace) += 1;
         let (slot, generation) = self.channels.insert(channel);
         let name = &self.channels.get(slot, generation)?.name;
         self.names.insert(name, slot, |slot| name_at(&self.channels, slot));
@@ -269,9 +400,25 @@ impl Owner {
         Some(slot)
     }
 
+    /// How many channels a namespace has here.
+    fn count_of(&mut self, namespace: NamespaceId) -> &mut u32 {
+        let index = namespace.0 as usize;
+        if self.by_namespace.len() <= index {
+            self.by_namespace.resize(index + 1, 0);
+        }
+        &mut self.by_namespace[index]
+    }
+
+    /// Unique on the node for as long as it runs; small, since it stands in every compact push, and far below 2^53.
+    fn new_number(&mut self) -> i64 {
+        let number = self.created * u64::from(self.place.shards) + u64::from(self.place.core.0) + 1;
+        self.created += 1;
+        number as i64
+    }
+
     fn new_epoch(&mut self) -> Epoch {
         self.creations = self.creations.wrapping_add(1);
-        Epoch { boot: self.boot, creation: self.creations }
+        Epoch { boot: self.place.boot, creation: self.creations }
     }
 
     /// A new epoch when the channel has used up its numbers.
@@ -284,9 +431,9 @@ impl Owner {
     fn trim(&mut self, slot: u32, around: &mut Surroundings<'_>) {
         let Some(channel) = self.channels.at_mut(slot) else { return };
         let namespace = around.namespaces.get(channel.namespace);
-        while let Some(oldest) = channel.history.front() {
+        while let Some(oldest_at_ms) = channel.history.oldest_at_ms() {
             let surplus = channel.history.len() > namespace.history_size as usize;
-            let old = oldest.at_ms + namespace.history_ttl_ms <= around.now_ms;
+            let old = oldest_at_ms + namespace.history_ttl_ms <= around.now_ms;
             let crowded = self.history_bytes > self.limits.history_bytes_max;
             if !(surplus || old || crowded) {
                 break;
@@ -294,40 +441,37 @@ impl Owner {
             if !(surplus || old) {
                 around.metrics.add(Metric::HistoryDropped, 1);
             }
-            self.history_bytes -= oldest.publication.memory_bytes() as u64;
+            let Some(oldest) = channel.history.pop_oldest() else { break };
+            self.history_bytes -= oldest.memory_bytes() as u64;
             self.history_len -= 1;
-            channel.history.pop_front();
         }
+    }
+
+    /// Takes everything out of one channel's history; offsets go on where they are.
+    fn forget_history(&mut self, slot: u32) {
+        let Some(channel) = self.channels.at_mut(slot) else { return };
+        let (bytes, len) = channel.history.clear();
+        self.history_bytes -= bytes;
+        self.history_len -= len;
     }
 
     fn evict_if_idle(&mut self, slot: u32, around: &mut Surroundings<'_>) {
         let idle_ms = self.limits.channel_idle_ms as u64;
         let Some((generation, channel)) = self.channels.at(slot) else { return };
         if channel.interest.is_empty() && channel.history.is_empty() && channel.used_ms + idle_ms <= around.now_ms {
+            let namespace = channel.namespace;
             self.names.remove(&channel.name, slot);
             self.channels.remove(slot, generation);
+            *self.count_of(namespace) -= 1;
             around.metrics.add(Metric::ChannelsEvicted, 1);
         }
     }
 }
 
 impl Channel {
-    /// All that followed `from`, or that it cannot be had. A partial list is never an answer.
-    fn recover(&self, from: RecoverFrom, limits: &Limits) -> Recovery {
-        let same_epoch = from.epoch.is_none_or(|epoch| epoch == self.epoch);
-        if !same_epoch || from.offset > self.top {
-            return Recovery::NotRecovered;
-        }
-        let missed = (self.top - from.offset) as usize;
-        if missed > self.history.len() || missed > limits.recovery_publications_max as usize {
-            return Recovery::NotRecovered;
-        }
-        let publications = self.history.range(self.history.len() - missed..).map(|kept| &kept.publication);
-        let bytes: usize = publications.clone().map(|publication| publication.payload().len()).sum();
-        if bytes > limits.recovery_bytes_max as usize {
-            return Recovery::NotRecovered;
-        }
-        Recovery::Recovered(publications.cloned().collect())
+    /// In how many ways its subscribers take publications, joins and leaves.
+    fn variants(&self) -> VariantSet {
+        self.interest.iter().fold(VariantSet::default(), |all, interest| all.union(interest.variants))
     }
 }
 

@@ -17,6 +17,7 @@ use hashbrown::hash_table::Entry;
 
 use crate::ids::{ConnId, CoreId};
 use crate::namespace::{JoinLeaveAbove, Namespace};
+use crate::publication::JoinLeave;
 
 /// A client in a channel, as others see it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +34,13 @@ pub struct Member {
     pub conn_info: Box<[u8]>,
     /// Info of the subscription; empty: none.
     pub chan_info: Box<[u8]>,
+}
+
+impl Member {
+    /// Bytes of memory this member takes, without the allocator's own.
+    pub fn memory_bytes(&self) -> usize {
+        size_of::<Self>() + self.client.len() + self.user.len() + self.conn_info.len() + self.chan_info.len()
+    }
 }
 
 /// A table that is this much emptier than its room gives memory back.
@@ -143,6 +151,11 @@ impl Members {
         self.users.len() as u32
     }
 
+    /// Whether nobody is there and no change waits: nothing is lost by dropping the set.
+    pub fn is_idle(&self) -> bool {
+        self.members.is_empty() && !self.gate.listed
+    }
+
     /// Everyone, in no order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Member>> {
         self.members.iter().map(|present| &present.member)
@@ -197,15 +210,6 @@ fn key_hash(hasher: &FixedState, core: CoreId, conn: ConnId) -> u64 {
 
 const fn is_sparse(len: usize, room: usize) -> bool {
     room > ROOM_MIN && len * SPARSE_FACTOR < room
-}
-
-/// Coming or going.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JoinLeave {
-    /// Somebody is there who was not.
-    Join,
-    /// Somebody is not there any more.
-    Leave,
 }
 
 /// Somebody's coming or going.
@@ -415,15 +419,15 @@ mod tests {
         let mut rules = Namespace::closed("");
         rules.join_leave_members_max = 2;
         let mut members = Members::new(9);
-        let mut tells = |members: &mut Members, kind, slot| {
+        use JoinLeave::{Join, Leave};
+        let tells = |members: &mut Members, kind, slot| {
             let member = member(0, slot, "u");
             match kind {
-                JoinLeave::Join => drop(members.join(Arc::clone(&member), true)),
-                JoinLeave::Leave => drop(members.leave(CoreId(0), conn(slot)).expect("is there")),
+                Join => assert!(members.join(Arc::clone(&member), true)),
+                Leave => assert!(members.leave(CoreId(0), conn(slot)).is_some()),
             }
             matches!(members.offer(Change { kind, member }, &rules, 0), Offered::Tell { .. })
         };
-        use JoinLeave::{Join, Leave};
         assert!(tells(&mut members, Join, 1));
         assert!(tells(&mut members, Join, 2));
         assert!(!tells(&mut members, Join, 3));

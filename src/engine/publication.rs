@@ -14,10 +14,14 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use ringway_wire::centrifuge::Form;
-use ringway_wire::centrifuge::reply::{ClientInfoView, PublicationView, PushData, PushShape, push_publication};
+use ringway_wire::centrifuge::reply::{
+    ClientInfoView, PublicationView, PushData, PushShape, push_join, push_leave, push_publication,
+};
 use ringway_wire::frame::{Opcode, write_server_header};
 
 use crate::ids::Offset;
+use crate::presence::Member;
+use crate::variant::VariantSet;
 
 /// Who published, when a client did.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +34,15 @@ pub struct Publisher {
     pub conn_info: Box<[u8]>,
     /// Info of its subscription to the channel; empty: none.
     pub chan_info: Box<[u8]>,
+}
+
+/// Whether a member came or went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JoinLeave {
+    /// It came.
+    Join,
+    /// It went.
+    Leave,
 }
 
 /// Set of wire forms, one bit each.
@@ -96,6 +109,42 @@ impl Publication {
             0..payload.len() as u32
         });
         Publication { offset, publisher, bytes: bytes.as_slice().into(), frames, payload }
+    }
+
+    /// Encodes a member's coming or going for those variants that hear of it. It has no offset and no payload.
+    pub fn join_leave(
+        kind: JoinLeave,
+        channel: &str,
+        _number: i64,
+        member: &Member,
+        variants: VariantSet,
+        scratch: &mut Scratch,
+    ) -> Self {
+        let Scratch { bytes, push } = scratch;
+        bytes.clear();
+        let mut frames = [0..0, 0..0];
+        let info = ClientInfoView {
+            user: &member.user,
+            client: &member.client,
+            conn_info: &member.conn_info,
+            chan_info: &member.chan_info,
+        };
+        for form in Form::ALL {
+            if !variants.iter().any(|variant| variant.join_leave() && variant.form() == form) {
+                continue;
+            }
+            push.clear();
+            let shape = PushShape::plain(form, channel);
+            match kind {
+                JoinLeave::Join => push_join(&shape, push, &info),
+                JoinLeave::Leave => push_leave(&shape, push, &info),
+            }
+            let start = bytes.len();
+            write_server_header(bytes, opcode(form), push.len());
+            bytes.extend_from_slice(push);
+            frames[form as usize] = start as u32..bytes.len() as u32;
+        }
+        Publication { offset: 0, publisher: None, bytes: bytes.as_slice().into(), frames, payload: 0..0 }
     }
 
     /// The finished WebSocket frame of one form; none if no core needed it when it was published.

@@ -23,6 +23,11 @@ pub const RELATIONS: &[Relation] = &[
         holds: |s| s.limits.recovery_bytes_max <= s.limits.outbox_bytes_max / 2,
     },
     Relation {
+        key: "limits.call_answer_bytes_max",
+        text: "limits.call_answer_bytes_max must be at most half of limits.outbox_bytes_max: an answer must leave room for what follows",
+        holds: |s| s.limits.call_answer_bytes_max <= s.limits.outbox_bytes_max / 2,
+    },
+    Relation {
         key: "limits.publication_bytes_max",
         text: "limits.publication_bytes_max must be at most half of limits.ingest_frame_bytes_max",
         holds: |s| s.limits.publication_bytes_max <= s.limits.ingest_frame_bytes_max / 2,

@@ -354,6 +354,18 @@ limits! {
         "Payload bytes in one recovery answer. Over: recovered:false.";
         "A reconnect storm writes up to this per client and channel.";
         "Raise it with limits.outbox_bytes_max, below which it stays.";
+    history_publications_max, "publications" 1..=1_000_000;
+        "Publications in one answer to a history call. More asked for: as many, the caller pages on.";
+        "Work and bytes of one call.";
+        "Raise it for backends that read long histories over HTTP.";
+    presence_members_max, "members" 1..=1_000_000;
+        "Members in one answer to a presence call. Over: error 106, counted in ringway_channel_calls_too_large_total; the counts (presence_stats) are still to be had.";
+        "Work and bytes of one call.";
+        "Raise it with limits.call_answer_bytes_max when larger channels must be listed.";
+    call_answer_bytes_max, "bytes" 1_024..=536_870_912;
+        "Bytes of payloads or members in one answer to a history or presence call. Over: fewer publications, but at least one; for presence error 106.";
+        "Every call may write up to this.";
+        "Raise it with limits.outbox_bytes_max, below which it stays.";
     history_bytes_max, "bytes" 1_048_576..=1_099_511_627_776;
         "Bytes of publications that one shard keeps in history windows. Over: the oldest of the channel being published to are forgotten early, counted in ringway_history_dropped_total.";
         "Worst-case memory of history per shard.";

@@ -286,11 +286,12 @@ fn a_missing_or_unreadable_file_is_named() {
 #[test]
 fn relations_are_checked() {
     let broken: &[(&[&str], &str)] = &[
-        (&["limits.recovery_bytes_max=1048576"], "at most half of limits.outbox_bytes_max"),
+        (&["limits.recovery_bytes_max=1048576"], "limits.recovery_bytes_max must be at most half"),
+        (&["limits.call_answer_bytes_max=1048576"], "limits.call_answer_bytes_max must be at most half"),
         (&["limits.publication_bytes_max=65536", "limits.ingest_frame_bytes_max=65536"], "half of limits.ingest_frame"),
         (&["limits.message_bytes_max=32768"], "at most limits.message_bytes_max"),
         (
-            &["limits.outbox_bytes_max=200000", "limits.recovery_bytes_max=1024"],
+            &["limits.outbox_bytes_max=200000", "limits.recovery_bytes_max=1024", "limits.call_answer_bytes_max=1024"],
             "at least 4 times limits.publication_bytes_max",
         ),
         (&["limits.read_bytes_per_turn_max=4096"], "at most limits.read_bytes_per_turn_max"),

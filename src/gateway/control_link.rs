@@ -88,6 +88,7 @@ impl Link {
             kind,
             idempotency_key: idempotency_key.into_boxed_slice(),
             publisher: None,
+            skip_history: false,
             origin: Origin::Control { call: number },
             from: self.core,
         };

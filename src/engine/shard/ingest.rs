@@ -112,6 +112,7 @@ impl Shard {
                     kind: publish.kind,
                     idempotency_key: publish.idempotency_key.into(),
                     publisher: None,
+                    skip_history: false,
                     origin: Origin::Ingest { conn, seq: publish.seq, bytes },
                     from: self.options.core,
                 };

@@ -24,33 +24,24 @@ use crate::session::{AnswerTo, Asked, Leaving, SubscriptionState};
 impl Shard {
     pub(super) fn lane(&mut self, message: LaneMessage) {
         match message {
-            LaneMessage::Publish(request) => {
-                let (owner, mut around) = self.owner();
-                owner.publish(*request, &mut around);
-            }
-            LaneMessage::Subscribe(request) => {
-                let (owner, mut around) = self.owner();
-                owner.subscribe(*request, &mut around);
-            }
-            LaneMessage::Leave(request) => {
-                let (owner, mut around) = self.owner();
-                owner.leave(&request, &mut around);
-            }
+            LaneMessage::Publish(request) => self.owned_publish(*request),
+            LaneMessage::Subscribe(request) => self.owned_subscribe(*request),
+            LaneMessage::Leave(request) => self.owned_leave(&request),
+            LaneMessage::MemberLeave(request) => self.owned_member_leave(&request),
+            LaneMessage::ChannelCall(call) => self.owned_channel_call(&call),
+            LaneMessage::ChannelsCall(call) => self.owned_channels_call(&call),
+            LaneMessage::UserJoin(presence) => self.owned_user_join(*presence),
+            LaneMessage::UserLeave(presence) => self.owned_user_leave(&presence),
+            LaneMessage::UserCall(call) if call.origin.is_some() => self.owned_user_call(*call),
             LaneMessage::PublishAnswer(answer) => self.publish_answered(&answer),
             LaneMessage::SubscribeAnswer(answer) => self.subscribe_answered(*answer),
             LaneMessage::ChannelAnswer(answer) => self.channel_answered(*answer),
             LaneMessage::TokenChecked(checked) => self.token_checked(*checked),
             LaneMessage::RevokeToken(token_id) => self.revoke_token(&token_id),
-            LaneMessage::UserCall(call) if call.origin.is_none() => self.user_order(&call),
+            LaneMessage::UserCall(call) => self.user_order(&call),
             LaneMessage::Rules(rules) => self.options.namespaces = rules,
-            LaneMessage::MemberLeave(_)
-            | LaneMessage::ChannelCall(_)
-            | LaneMessage::UserJoin(_)
-            | LaneMessage::UserLeave(_)
-            | LaneMessage::UserCall(_)
-            | LaneMessage::UserAnswer(_)
-            | LaneMessage::ChannelsCall(_)
-            | LaneMessage::ChannelsAnswer(_) => {}
+            // The control plane has an inbox of its own.
+            LaneMessage::UserAnswer(_) | LaneMessage::ChannelsAnswer(_) => self.metrics.add(Metric::LaneStale, 1),
             LaneMessage::Deliver { local, publication } => {
                 if !self.fanouts.deliver(local, publication) {
                     self.metrics.add(Metric::LaneStale, 1);

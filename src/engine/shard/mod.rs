@@ -14,6 +14,7 @@
 //! | `user` | orders about a user's connections |
 //! | `ingest` | one frame of a backend |
 //! | `lane` | messages of other cores and of this one |
+//! | `owned` | what these ask of an owner |
 //! | `timers` | deadlines that have come, upkeep |
 //! | `closing` | every way in which a connection ends |
 
@@ -51,7 +52,7 @@ use crate::lanes::LanesOut;
 use crate::metrics::{Metric, Metrics};
 use crate::options::Options;
 use crate::outbox::{Outboxes, WriteBatch};
-use crate::owner::{Owner, Surroundings};
+use crate::owner::{Owner, Place, Surroundings};
 use crate::publication::opcode;
 use crate::random::Random;
 use crate::route;
@@ -59,7 +60,7 @@ use crate::seam::{Accepted, Action, Input, Note, Port};
 use crate::session::{Stage, SubscriptionState};
 use crate::slots::Slots;
 use crate::timers::Timers;
-use crate::users::LocalUsers;
+use crate::users::{LocalUsers, UserCores};
 
 /// What clients are told of the server's version.
 const VERSION: &str = concat!("ringway ", env!("CARGO_PKG_VERSION"));
@@ -80,6 +81,8 @@ pub struct Shard {
     owner: Owner,
     /// Connections of this core by user.
     users: LocalUsers,
+    /// Of the users that this core owns.
+    user_cores: UserCores,
     lanes: LanesOut,
     metrics: Metrics,
     actions: Vec<Action>,
@@ -108,6 +111,7 @@ impl Shard {
         let limits = &options.limits;
         let mut random = Random::new(options.seed ^ (options.core.0 as u64) << 48);
         let (owner_seed, fanout_seed, users_seed) = (random.next_u64(), random.next_u64(), random.next_u64());
+        let place = Place { core: options.core, shards: options.shards, boot: options.boot as u32 };
         Shard {
             message_limits: MessageLimits { message_bytes_max: limits.message_bytes_max as usize, utf8: options.utf8 },
             connections: Slots::new(),
@@ -115,8 +119,9 @@ impl Shard {
             outboxes: Outboxes::default(),
             to_write: Vec::new(),
             fanouts: Fanouts::new(fanout_seed, limits.outbox_bytes_max),
-            owner: Owner::new(limits.clone(), options.boot as u32, owner_seed),
             users: LocalUsers::new(users_seed),
+            owner: Owner::new(limits.clone(), place, owner_seed),
+            user_cores: UserCores::new(users_seed),
             // One queue more than shards: the control plane's.
             lanes: LanesOut::new(
                 options.core,

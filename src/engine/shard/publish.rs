@@ -105,6 +105,7 @@ impl Shard {
             kind,
             idempotency_key: Box::default(),
             publisher: Some(Box::new(publisher)),
+            skip_history: false,
             origin: Origin::Client { conn, command },
             from: self.options.core,
         };

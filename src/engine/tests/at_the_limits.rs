@@ -85,6 +85,7 @@ fn publish(s: &mut Shard, ch: &str, payload: &[u8], kind: PayloadKind) {
             kind,
             idempotency_key: Box::default(),
             publisher: None,
+            skip_history: false,
             origin: Origin::Control { call: 0 },
             from: CoreId(1),
         })),
