@@ -29,7 +29,10 @@ extern crate alloc;
 
 pub mod call;
 pub mod connection;
+#[cfg(test)]
+mod decoded;
 pub mod dedup;
+mod encoder;
 pub mod fanout;
 pub mod frame;
 pub mod handshake;
@@ -38,6 +41,7 @@ pub mod ingest_session;
 pub mod lane_message;
 pub mod lanes;
 pub mod limits;
+mod list;
 pub mod metrics;
 pub mod names;
 pub mod namespace;
@@ -48,6 +52,7 @@ pub mod presence;
 pub mod publication;
 pub mod random;
 pub mod route;
+mod run;
 pub mod seam;
 pub mod session;
 pub mod shard;

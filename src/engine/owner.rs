@@ -4,7 +4,7 @@
 //! and publications to each core with interest, all into the lanes, in the order decided here.
 //!
 //! Invariants: offsets are dense from 1 under an epoch and no number is given twice; what an answer calls the top is
-//! followed in the lane by exactly the publications above it; a publication is encoded once per wire form in use.
+//! followed in the lane by exactly the publications above it; a publication is encoded once per encoding in use.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -22,8 +22,9 @@ use crate::limits::{Limits, OFFSET_MAX};
 use crate::metrics::{Metric, Metrics};
 use crate::names::Names;
 use crate::namespace::{NamespaceId, Namespaces, channel_is_valid};
-use crate::publication::{FormSet, Publication, Scratch};
+use crate::publication::{Draft, Publication, Scratch};
 use crate::slots::Slots;
+use crate::variant::VariantSet;
 
 /// Owned channels looked at per call of [`Owner::sweep`].
 const SWEEP_CHANNELS: u32 = 256;
@@ -50,6 +51,8 @@ struct Channel {
     epoch: Epoch,
     top: Offset,
     history: VecDeque<Kept>,
+    /// The latest publication, kept while somebody takes deltas.
+    last: Option<Arc<Publication>>,
     interest: Vec<Interest>,
     used_ms: u64,
 }
@@ -65,7 +68,7 @@ struct Kept {
 struct Interest {
     core: CoreId,
     local: LocalChannelId,
-    forms: FormSet,
+    variants: VariantSet,
 }
 
 /// What every decision here needs from the shard.
@@ -145,16 +148,21 @@ impl Owner {
         }
         channel.top += 1;
         channel.used_ms = now_ms;
-        let forms = channel.interest.iter().fold(FormSet::default(), |all, interest| all.union(interest.forms));
+        let variants = channel.interest.iter().fold(VariantSet::NONE, |all, interest| all.union(interest.variants));
         let shown_offset = if namespace.history_size > 0 { channel.top } else { 0 };
-        let publication = Arc::new(Publication::encode(
-            &request.channel,
-            shown_offset,
-            &request.payload,
-            request.publisher,
-            forms,
-            &mut self.scratch,
-        ));
+        let draft = Draft {
+            channel: &request.channel,
+            number: 1 + slot as i64,
+            offset: shown_offset,
+            payload: &request.payload,
+            kind: request.kind,
+            publisher: request.publisher,
+            variants,
+            previous: channel.last.as_deref(),
+            deflate_bytes_min: namespace.deflate_bytes_min,
+        };
+        let publication = Arc::new(Publication::encode(draft, &mut self.scratch));
+        channel.last = variants.has_delta().then(|| Arc::clone(&publication));
         for interest in &channel.interest {
             let message = LaneMessage::Deliver { local: interest.local, publication: Arc::clone(&publication) };
             around.lanes.push(interest.core, message);
@@ -197,16 +205,16 @@ impl Owner {
         channel.used_ms = around.now_ms;
         match channel.interest.iter_mut().find(|interest| interest.core == request.from) {
             Some(interest) if interest.local == request.local => {
-                interest.forms = interest.forms.with(request.variant.form())
+                interest.variants = interest.variants.with(request.variant)
             }
             Some(interest) => {
                 interest.local = request.local;
-                interest.forms = FormSet::default().with(request.variant.form());
+                interest.variants = VariantSet::NONE.with(request.variant);
             }
             None => channel.interest.push(Interest {
                 core: request.from,
                 local: request.local,
-                forms: FormSet::default().with(request.variant.form()),
+                variants: VariantSet::NONE.with(request.variant),
             }),
         }
         let recovery = request.recover.map(|from| channel.recover(from, limits));
@@ -259,6 +267,7 @@ impl Owner {
             epoch: self.new_epoch(),
             top: 0,
             history: VecDeque::new(),
+            last: None,
             interest: Vec::new(),
             used_ms: around.now_ms,
         };
