@@ -13,7 +13,7 @@ use alloc::boxed::Box;
 
 use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::command::SubscribeRequest as SubscribeCommand;
-use ringway_wire::centrifuge::reply::{ClientError, ReplyWriter, SubscribePush, SubscribeResult};
+use ringway_wire::centrifuge::reply::{ClientError, PublicationView, PushData, ReplyWriter, SubscribePush, SubscribeResult};
 use ringway_wire::close::CloseReason;
 
 use super::Shard;
@@ -413,7 +413,7 @@ impl Shard {
     }
 
     fn join(&mut self, conn: ConnId, mut subscription: Subscription, channel: &str) {
-        let index = self.fanouts.join(subscription.local, subscription.variant.form(), conn.slot);
+        let index = self.fanouts.join(subscription.local, subscription.variant, conn.slot);
         subscription.state = SubscriptionState::Joined { index };
         self.metrics.add(Metric::SubscriptionsOpen, 1);
         let expires = subscription.extra.as_ref().is_some_and(|extra| extra.expires_at_ms.is_some());
@@ -461,7 +461,10 @@ impl Shard {
     fn write_subscribe_result(&mut self, command: u32, granted: &Granted) {
         let epoch = EpochText::new(granted.subscribed.top.epoch);
         let result = self.subscribe_result(granted, epoch.as_str());
-        let publications = granted.subscribed.missed().iter().map(|publication| publication.view());
+        // In a subscription with deltas, data is always text in JSON form.
+        let data_as = if granted.variant.delta() { PushData::Whole } else { PushData::Plain };
+        let missed = granted.subscribed.missed().iter();
+        let publications = missed.map(|missed| PublicationView { data_as, ..missed.view() });
         ReplyWriter::resume(granted.variant.form(), &mut self.replies).subscribe(command, &result, publications);
     }
 
@@ -529,7 +532,7 @@ impl Shard {
         let asked_owner = match &subscription.state {
             SubscriptionState::Joined { index } => {
                 self.metrics.sub(Metric::SubscriptionsOpen, 1);
-                if let Some(moved) = self.fanouts.leave(local, subscription.variant.form(), *index) {
+                if let Some(moved) = self.fanouts.leave(local, subscription.variant, *index) {
                     self.moved.push(moved);
                     self.apply_moves();
                 }
