@@ -209,7 +209,7 @@ fn rules() -> Namespace {
 
 /// A join or leave as a watcher reads it: "+client" or "-client".
 fn event(publication: &Publication) -> String {
-    let frame = publication.frame(Form::Json).expect("a watcher needs it");
+    let frame = publication.frame(Variant::plain(Form::Json).with_join_leave(true), false).expect("a watcher needs it");
     let text = String::from_utf8_lossy(frame).into_owned();
     let client = text.split("\"client\":\"").nth(1).and_then(|rest| rest.split('"').next()).expect("a client");
     let sign = match (text.contains("\"join\":"), text.contains("\"leave\":")) {
@@ -565,7 +565,7 @@ proptest! {
             }
             for message in bed.told(CoreId(2)) {
                 let LaneMessage::Deliver { publication, .. } = message else { panic!("{message:?}") };
-                if publication.frame(Form::Json).is_some_and(|frame| String::from_utf8_lossy(frame).contains("\"pub\"")) {
+                if publication.frame(Variant::plain(Form::Json), false).is_some_and(|frame| String::from_utf8_lossy(frame).contains("\"pub\"")) {
                     continue;
                 }
                 let event = event(&publication);
