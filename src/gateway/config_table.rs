@@ -334,6 +334,10 @@ limits! {
         "From a ping to the next byte of the client. Over: close 3012.";
         "Bounds how long a dead peer is taken for alive, together with limits.ping_interval_ms.";
         "Raise it for networks that stall longer.";
+    expired_grace_ms, "ms" 0..=600_000;
+        "From when a connection or subscription has expired to its end: close 3005 or 3006, unsubscribe 2501.";
+        "A client whose token was not renewed keeps its place for so long.";
+        "Above the time that clients need to fetch a token.";
     publication_bytes_max, "bytes" 64..=16_777_216;
         "Bytes of one payload, from any source. Over: error 106 to a client, too-large on ingest, 413 over HTTP.";
         "History and outboxes hold payloads of up to this size.";
