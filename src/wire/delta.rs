@@ -31,6 +31,8 @@ const STEP_MIN: usize = 4;
 pub const BLOCKS_MAX: usize = 1 << 16;
 /// Windows with the same hash that are looked at for each byte of the new payload.
 pub const PROBES_MAX: usize = 8;
+/// A match of this length is taken without looking for a longer one right behind its start.
+const LONG_BYTES: usize = 64;
 /// Between a common start and a common end, fewer bytes than this are sent as they are: indexing would cost more.
 const SEARCHED_BYTES_MIN: usize = 32;
 /// Bytes of the head of a short literal. A copy in the middle of a literal makes two of one.
@@ -61,7 +63,8 @@ impl DeltaEncoder {
             return false;
         }
         let start = out.len();
-        let mut delta = Delta { old, new, text, done: 0, out, out_end: start + new.len() - SAVED_BYTES_MIN };
+        let mut delta =
+            Delta { old, new, text, done: 0, follows: 0, out, out_end: start + new.len() - SAVED_BYTES_MIN };
         let small = self.write(&mut delta);
         if !small {
             out.truncate(start);
@@ -117,39 +120,48 @@ impl DeltaEncoder {
 
     /// Writes literals and copies up to `end` or a little before it.
     fn search(&self, delta: &mut Delta<'_>, end: usize) {
-        let (old, new) = (delta.old, delta.new);
         let mut at = delta.done;
-        // Where the copy before went on in the old payload: what follows is often in the same place behind a change.
-        let mut follows = at;
         while at + WINDOW <= end && delta.is_small() {
-            let here = window(new, at);
-            let mut best: Option<Match> = None;
-            let mut look = |offset: usize| {
-                if offset + WINDOW <= old.len() && window(old, offset) == here {
-                    let found = delta.around(at, offset, end);
-                    if found.is_worth_it() && best.is_none_or(|best| found.len > best.len) {
-                        best = Some(found);
-                    }
-                }
+            let Some(mut best) = self.longest(delta, at, end) else {
+                at += 1;
+                continue;
             };
-            look(follows + (at - delta.done));
-            let mut block = self.heads[self.slot(here)];
-            for _ in 0..PROBES_MAX {
-                if block == NONE {
-                    break;
-                }
-                look(block as usize * self.step);
-                block = self.next[block as usize];
+            // Payloads are full of short matches, such as the same key of another row. A longer one that begins inside
+            // of a short one is better.
+            let mut ahead = at + 1;
+            while best.len < LONG_BYTES && ahead < best.at + best.len && ahead + WINDOW <= end {
+                best = self.longest(delta, ahead, end).filter(|found| found.len > best.len).unwrap_or(best);
+                ahead += 1;
             }
-            match best {
-                Some(best) => {
-                    delta.copy(best);
-                    at = delta.done;
-                    follows = best.offset + best.len;
-                }
-                None => at += 1,
-            }
+            delta.copy(best);
+            at = delta.done;
         }
+    }
+
+    /// The longest match around the window at `at`, of those that are looked at.
+    fn longest(&self, delta: &Delta<'_>, at: usize, end: usize) -> Option<Match> {
+        let (old, here) = (delta.old, window(delta.new, at));
+        let mut best: Option<Match> = None;
+        let mut look = |offset: usize| {
+            if offset <= old.len() - WINDOW && window(old, offset) == here {
+                let found = delta.around(at, offset, end);
+                if found.is_worth_it() && best.is_none_or(|best| found.len > best.len) {
+                    best = Some(found);
+                }
+            }
+        };
+        // Behind a change, payloads often go on where the copy before ended, or are the same up to their end.
+        look(delta.follows + (at - delta.done));
+        look((at + old.len()).wrapping_sub(delta.new.len()));
+        let mut block = self.heads[self.slot(here)];
+        for _ in 0..PROBES_MAX {
+            if block == NONE {
+                break;
+            }
+            look(block as usize * self.step);
+            block = self.next[block as usize];
+        }
+        best
     }
 }
 
@@ -177,6 +189,8 @@ struct Delta<'a> {
     text: bool,
     /// Bytes of the new payload that are written.
     done: usize,
+    /// Where the last copy ended in the old payload.
+    follows: usize,
     out: &'a mut Vec<u8>,
     /// The length that `out` must not exceed.
     out_end: usize,
@@ -198,6 +212,7 @@ impl Delta<'_> {
         write_number(self.out, copy.offset);
         self.out.push(b',');
         self.done = copy.at + copy.len;
+        self.follows = copy.offset + copy.len;
     }
 
     /// Writes what is not written yet before `end`, as it is.

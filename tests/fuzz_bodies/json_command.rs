@@ -4,7 +4,7 @@
 //! can be embedded in replies, one line each, and is read back as it was.
 
 use ringway_wire::centrifuge::Form;
-use ringway_wire::centrifuge::command::{Command, CommandError, Commands, Request};
+use ringway_wire::centrifuge::command::{Command, CommandError, Commands, Request, decode_uni_connect};
 use ringway_wire::centrifuge::json::{check, remove_newlines, write_string};
 use ringway_wire::centrifuge::reply::{
     ClientInfoView, PublicationView, PushData, PushShape, ReplyWriter, push_publication,
@@ -16,6 +16,8 @@ pub fn run(data: &[u8]) {
     assert!(commands.iter().rev().skip(1).all(Result::is_ok), "an error ends the iteration");
     assert!(!commands.is_empty(), "a message is an error or has a command");
     let checked = check(data);
+    let bare = decode_uni_connect(data);
+    assert!(bare.is_err() || checked.is_ok(), "a bare connect request is one JSON value");
     if core::str::from_utf8(data).is_err() {
         // The message layer lets no such text through; it must only not panic.
         return;

@@ -3,7 +3,7 @@
 //! In: payloads as channels have them, and random ones (proptest prints the seed of a failure). Out: panics.
 
 use alloc::format;
-use alloc::string::{String, ToString};
+use alloc::string::String;
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -82,7 +82,7 @@ fn one_change_or_several_are_small_deltas() {
     for value in [9999, 123_456] {
         let five = table(50, |row| if row % 10 == 3 { value } else { 1000 + row });
         let len = text_delta(&old, &five).unwrap().len();
-        assert!(len < 130, "{len} of {}", five.len());
+        assert!(len < 140, "{len} of {}", five.len());
     }
     // Rows that moved.
     let (head, tail) = old.split_at(old.len() / 2);
@@ -191,7 +191,7 @@ fn broken_deltas_are_refused() {
         ("3\n4@0,0;", DeltaError::WrongSize),
         ("3\n3@1,0;", DeltaError::WrongChecksum),
     ] {
-        assert_eq!(result(delta), Err(error), "{delta:?}: {}", error.to_string());
+        assert_eq!(result(delta), Err(error), "{delta:?}: {error}");
     }
 }
 

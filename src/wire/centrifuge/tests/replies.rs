@@ -221,32 +221,35 @@ fn golden_protobuf_bytes() {
     );
 }
 
-#[test]
-fn connect_and_subscribe_results() {
-    let publications = [
-        PublicationView { data: b"{}", offset: 8, ..Default::default() },
-        PublicationView { data: b"\"x\"", offset: 9, info: Some(INFO), tags: &[("k", "v")], ..Default::default() },
-    ];
-    let result = SubscribeResult {
-        expires: true,
-        ttl: 60,
-        recoverable: true,
-        epoch: "e\"1",
-        recovered: true,
-        offset: (1 << 53) - 1,
-        positioned: true,
-        data: Some(b"null"),
-        was_recovering: true,
-        delta: true,
-        id: 5,
-    };
-    let text = concat!(
-        r#"{"expires":true,"ttl":60,"recoverable":true,"epoch":"e\"1","publications":[{"data":"{}","offset":8},"#,
-        r#"{"data":"\"x\"","info":{"user":"42","client":"id-1","conn_info":{"n":1},"chan_info":[]},"offset":9,"#,
-        r#""tags":{"k":"v"}}],"recovered":true,"offset":9007199254740991,"positioned":true,"data":null,"#,
-        r#""was_recovering":true,"delta":true,"id":5}"#
-    );
-    let message = messages::SubscribeResult {
+const PUBLICATIONS: &[PublicationView<'static>] = &[
+    PublicationView { data: b"{}", offset: 8, info: None, tags: &[], data_as: PushData::Plain },
+    PublicationView { data: b"\"x\"", offset: 9, info: Some(INFO), tags: &[("k", "v")], data_as: PushData::Plain },
+];
+
+/// A subscribe result with every field, here and below.
+const SUBSCRIBED: SubscribeResult<'static> = SubscribeResult {
+    expires: true,
+    ttl: 60,
+    recoverable: true,
+    epoch: "e\"1",
+    recovered: true,
+    offset: (1 << 53) - 1,
+    positioned: true,
+    data: Some(b"null"),
+    was_recovering: true,
+    delta: true,
+    id: 5,
+};
+
+const SUBSCRIBED_TEXT: &str = concat!(
+    r#"{"expires":true,"ttl":60,"recoverable":true,"epoch":"e\"1","publications":[{"data":"{}","offset":8},"#,
+    r#"{"data":"\"x\"","info":{"user":"42","client":"id-1","conn_info":{"n":1},"chan_info":[]},"offset":9,"#,
+    r#""tags":{"k":"v"}}],"recovered":true,"offset":9007199254740991,"positioned":true,"data":null,"#,
+    r#""was_recovering":true,"delta":true,"id":5}"#
+);
+
+fn subscribed_message() -> messages::SubscribeResult {
+    messages::SubscribeResult {
         expires: true,
         ttl: 60,
         recoverable: true,
@@ -268,44 +271,53 @@ fn connect_and_subscribe_results() {
         was_recovering: true,
         delta: true,
         id: 5,
-    };
-    expect(
-        |writer| writer.subscribe(2, &result, publications.iter().copied()),
-        &format!(r#"{{"id":2,"subscribe":{text}}}"#),
-        messages::Reply { subscribe: Some(message.clone()), ..reply(2) },
-    );
+    }
+}
 
-    let subs = || {
-        let a = ServerSubscription { channel: "a", result, publications: &publications[..] };
-        let b = ServerSubscription { channel: "b", ..Default::default() };
-        [a, b].into_iter().map(|ServerSubscription { channel, result, publications }| ServerSubscription {
-            channel,
-            result,
-            publications: publications.iter().copied(),
-        })
-    };
-    let connect = ConnectResult {
-        client: "id-1",
-        version: "0.1",
-        expires: true,
-        ttl: 3600,
-        data: Some(b"[1]"),
-        ping: 25,
-        pong: true,
-        session: "s",
-        node: "n",
-        time: 1_700_000_000_000,
-        flag: -2,
-    };
+/// Server-side subscriptions: one with everything, one with nothing.
+fn subs() -> impl Iterator<Item = ServerSubscription<'static, impl Iterator<Item = PublicationView<'static>>>> {
+    [("a", SUBSCRIBED, PUBLICATIONS), ("b", SubscribeResult::default(), &[])].into_iter().map(
+        |(channel, result, publications)| {
+            let publications = publications.iter().copied();
+            ServerSubscription { channel, result, publications }
+        },
+    )
+}
+
+fn subs_message() -> BTreeMap<String, messages::SubscribeResult> {
+    BTreeMap::from([("a".into(), subscribed_message()), ("b".into(), Default::default())])
+}
+
+const CONNECTED: ConnectResult<'static> = ConnectResult {
+    client: "id-1",
+    version: "0.1",
+    expires: true,
+    ttl: 3600,
+    data: Some(b"[1]"),
+    ping: 25,
+    pong: true,
+    session: "s",
+    node: "n",
+    time: 1_700_000_000_000,
+    flag: -2,
+};
+
+#[test]
+fn connect_and_subscribe_results() {
     expect(
-        |writer| writer.connect_with_subs(1, &connect, subs()),
+        |writer| writer.subscribe(2, &SUBSCRIBED, PUBLICATIONS.iter().copied()),
+        &format!(r#"{{"id":2,"subscribe":{SUBSCRIBED_TEXT}}}"#),
+        messages::Reply { subscribe: Some(subscribed_message()), ..reply(2) },
+    );
+    expect(
+        |writer| writer.connect_with_subs(1, &CONNECTED, subs()),
         &format!(
             concat!(
                 r#"{{"id":1,"connect":{{"client":"id-1","version":"0.1","expires":true,"ttl":3600,"data":[1],"#,
                 r#""subs":{{"a":{text},"b":{{}}}},"ping":25,"pong":true,"session":"s","node":"n","#,
                 r#""time":1700000000000,"flag":-2}}}}"#
             ),
-            text = text
+            text = SUBSCRIBED_TEXT
         ),
         messages::Reply {
             connect: Some(messages::ConnectResult {
@@ -314,7 +326,7 @@ fn connect_and_subscribe_results() {
                 expires: true,
                 ttl: 3600,
                 data: b"[1]".to_vec(),
-                subs: BTreeMap::from([("a".into(), message.clone()), ("b".into(), Default::default())]),
+                subs: subs_message(),
                 ping: 25,
                 pong: true,
                 session: "s".into(),
@@ -325,17 +337,20 @@ fn connect_and_subscribe_results() {
             ..reply(1)
         },
     );
+}
 
-    // The same as a push has other numbers, another order, and no flag.
+// Other numbers than in the answer, another order, and no flag.
+#[test]
+fn connect_push() {
     expect(
-        |writer| writer.push_connect(&connect, subs()),
+        |writer| writer.push_connect(&CONNECTED, subs()),
         &format!(
             concat!(
                 r#"{{"push":{{"connect":{{"client":"id-1","version":"0.1","data":[1],"subs":{{"a":{text},"b":{{}}}},"#,
                 r#""expires":true,"ttl":3600,"ping":25,"pong":true,"session":"s","node":"n","#,
                 r#""time":1700000000000}}}}}}"#
             ),
-            text = text
+            text = SUBSCRIBED_TEXT
         ),
         messages::Reply {
             push: Some(messages::Push {
@@ -343,7 +358,7 @@ fn connect_and_subscribe_results() {
                     client: "id-1".into(),
                     version: "0.1".into(),
                     data: b"[1]".to_vec(),
-                    subs: BTreeMap::from([("a".into(), message), ("b".into(), Default::default())]),
+                    subs: subs_message(),
                     expires: true,
                     ttl: 3600,
                     ping: 25,
