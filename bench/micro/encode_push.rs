@@ -7,7 +7,8 @@ use std::hint::black_box;
 use mimalloc::MiMalloc;
 use ringway_bench::micro::measure::Bench;
 use ringway_bench::micro::node::json_payload;
-use ringway_engine::publication::{FormSet, Publication, Scratch};
+use ringway_engine::publication::{Draft, Publication, Scratch};
+use ringway_engine::variant::{Variant, VariantSet};
 use ringway_wire::centrifuge::Form;
 
 /// As in the `ringway` binary.
@@ -16,16 +17,16 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() {
     let mut bench = Bench::from_command_line("encode_push");
-    let (json, protobuf) = (FormSet::default().with(Form::Json), FormSet::default().with(Form::Protobuf));
-    let cases =
-        [("json", json), ("protobuf", protobuf), ("both", json.union(protobuf)), ("no form", FormSet::default())];
-    for (name, forms) in cases {
+    let plain = |form| VariantSet::NONE.with(Variant::plain(form));
+    let (json, protobuf) = (plain(Form::Json), plain(Form::Protobuf));
+    let cases = [("json", json), ("protobuf", protobuf), ("both", json.union(protobuf)), ("no form", VariantSet::NONE)];
+    for (name, variants) in cases {
         for bytes in [16, 128, 1024] {
             let payload = json_payload(bytes);
             let mut scratch = Scratch::default();
             bench.case(&format!("{name} {bytes} B"), 1, || {
-                let publication =
-                    Publication::encode("news:sports", 1234, black_box(&payload), None, forms, &mut scratch);
+                let draft = Draft { offset: 1234, variants, ..Draft::new("news:sports", black_box(&payload)) };
+                let publication = Publication::encode(draft, &mut scratch);
                 assert_eq!(black_box(&publication).payload().len(), bytes);
             });
         }

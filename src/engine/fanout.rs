@@ -3,36 +3,31 @@
 //! In: publications from owners (lane order), joins and leaves of connections. Out: (connection slot, frame) pairs, at
 //! most a given number per turn; the rest follows in the next turn.
 //!
-//! ```text
-//! list      [ 7 | 9 | - | 12 | 3 ]         connection slots by join order; '-' left while a fan-out was waiting
-//! waiting   P5(end 4) P6(end 5)            each goes to entries below its `end`: the list as it was when P came
-//! ```
+//! A subscriber stands in one list of its channel, that of its [`Variant`]; lists exist while somebody is on them. What
+//! waits for a channel, and how it is handed out, is `run.rs`.
 //! Invariants: lists only grow while something waits (leaves mark their place, joins append), so a slice continues
-//! where it stopped and nobody is skipped, served twice or served what came before they joined. What waits for a
-//! channel when its fan-out begins goes out as one joined frame: one write per subscriber instead of one each.
+//! where it stopped and nobody is skipped, served twice or served what came before they joined. The order of lists
+//! changes only when nothing waits.
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use ringway_wire::centrifuge::Form;
-
 use crate::frame::Frame;
 use crate::ids::LocalChannelId;
+use crate::list::{List, VACANT};
 use crate::names::Names;
-use crate::namespace::NamespaceId;
+use crate::namespace::{NamespaceId, Namespaces, SlowConsumer};
 use crate::publication::Publication;
+use crate::run::{Joined, Pending, Slice};
 use crate::slots::Slots;
+use crate::variant::Variant;
 
 /// Bytes of frames joined into one for a whole fan-out; less where outboxes are small.
 const JOINED_BYTES_MAX: usize = 32 * 1024;
-/// Publications of one channel that one fan-out carries.
-const JOINED_PUBLICATIONS_MAX: usize = 64;
-/// Vacant places that a busy channel's list may have before it is tidied between two fan-outs.
-const VACANT_MAX: usize = if cfg!(test) { 2 } else { 64 };
-/// Marks a place in a list whose subscriber has left.
-const VACANT: u32 = u32::MAX;
+/// States of channels with something waiting that are kept for the next ones.
+const SPARE_MAX: usize = 64;
 
 /// All channels with a subscriber (or a subscribe under way) on this core.
 #[derive(Debug)]
@@ -41,8 +36,10 @@ pub struct Fanouts {
     names: Names,
     /// Channels with something waiting, each once, in the order in which they began to wait.
     active: VecDeque<LocalChannelId>,
-    joined: Vec<u8>,
-    joined_bytes_max: usize,
+    joined: Joined,
+    /// For channels that begin to wait.
+    #[expect(clippy::vec_box, reason = "they go back and forth between here and the channels")]
+    spare: Vec<Box<Pending>>,
     /// Bytes of publications that wait, or are being handed out.
     backlog_bytes: usize,
 }
@@ -54,54 +51,48 @@ pub struct Channel {
     pub name: Box<str>,
     /// Its rules.
     pub namespace: NamespaceId,
-    lists: [List; Form::COUNT],
+    /// One per variant with a subscriber; most channels have one.
+    lists: Vec<List>,
     /// Subscribes sent to the owner and not answered yet.
     unanswered: u32,
-    waiting: VecDeque<Waiting>,
-    run: Option<Run>,
-    /// Bytes of publications in `waiting` and in `run`.
-    backlog_bytes: usize,
-    active: bool,
+    /// What waits and is handed out; none: nothing.
+    pending: Option<Box<Pending>>,
 }
 
-#[derive(Debug, Default)]
-struct List {
-    entries: Vec<u32>,
-    /// Places marked [`VACANT`], filled when nothing waits any more.
-    vacant: Vec<u32>,
-}
-
-#[derive(Debug)]
-struct Waiting {
-    publication: Arc<Publication>,
-    /// Length of each list when it came.
-    ends: [u32; Form::COUNT],
-}
-
-/// A fan-out under way.
-#[derive(Debug)]
-struct Run {
-    form: usize,
-    cursor: u32,
-    /// Bytes of the publications it carries.
-    bytes: usize,
-    /// Per form, (frame, end); ends never fall from one to the next.
-    frames: [Vec<(Frame, u32)>; Form::COUNT],
-    /// Per form, all frames as one, for entries that get all of them.
-    joined: [Option<Frame>; Form::COUNT],
-}
-
-/// What [`Fanouts::step`] hands to the shard.
+/// What [`Fanouts::step`] hands to the shard for a subscriber. The same for many of them.
 #[derive(Debug)]
 pub struct Delivery<'a> {
-    /// The connection.
-    pub slot: u32,
     /// One or several publications' frames.
     pub frame: &'a Frame,
-    /// How many publications these are.
+    /// Bytes of the frame.
+    pub bytes: usize,
+    /// How many publications these are; joins and leaves are none.
     pub publications: u32,
     /// It cannot be put off: the subscriber has had a part of what belongs together.
     pub begun: bool,
+    /// Set when it may be dropped for a slow subscriber.
+    pub lossy: Option<Lossy<'a>>,
+}
+
+/// What may happen to a delivery for a slow subscriber.
+#[derive(Clone, Copy, Debug)]
+pub struct Lossy<'a> {
+    /// Of the namespace; not `Disconnect`.
+    pub policy: SlowConsumer,
+    /// The channel's slot, by which an outbox knows what belongs together.
+    pub channel: u32,
+    /// What to take when something of the channel was dropped before it, or may yet be: it needs no base. With `Conflate`
+    /// only the newest publication.
+    pub instead: &'a Frame,
+    /// How many publications that is.
+    pub publications: u32,
+}
+
+impl<'a> Delivery<'a> {
+    /// One that may be put off.
+    pub fn new(frame: &'a Frame, publications: u32, lossy: Option<Lossy<'a>>) -> Self {
+        Delivery { frame, bytes: frame.size_bytes(), publications, begun: false, lossy }
+    }
 }
 
 /// What the taker of a delivery says.
@@ -131,8 +122,8 @@ impl Fanouts {
             channels: Slots::new(),
             names: Names::new(seed),
             active: VecDeque::new(),
-            joined: Vec::new(),
-            joined_bytes_max: JOINED_BYTES_MAX.min(outbox_bytes_max as usize / 4),
+            joined: Joined::new(JOINED_BYTES_MAX.min(outbox_bytes_max as usize / 4)),
+            spare: Vec::new(),
             backlog_bytes: 0,
         }
     }
@@ -169,12 +160,9 @@ impl Fanouts {
             let (slot, generation) = self.channels.insert(Channel {
                 name: name.into(),
                 namespace,
-                lists: [List::default(), List::default()],
+                lists: Vec::new(),
                 unanswered: 0,
-                waiting: VecDeque::new(),
-                run: None,
-                backlog_bytes: 0,
-                active: false,
+                pending: None,
             });
             self.names.insert(name, slot, |slot| name_at(&self.channels, slot));
             LocalChannelId { slot, generation }
@@ -192,31 +180,41 @@ impl Fanouts {
         true
     }
 
-    /// Puts a connection on the channel's list; it gets what comes from now on. Returns its place.
-    pub fn join(&mut self, local: LocalChannelId, form: Form, slot: u32) -> u32 {
+    /// Puts a connection on the channel's list of its variant; it gets what comes from now on, the first publication
+    /// whole. Returns its place.
+    pub fn join(&mut self, local: LocalChannelId, variant: Variant, slot: u32) -> u32 {
         let Some(channel) = self.channels.get_mut(local.slot, local.generation) else { return VACANT };
-        let list = &mut channel.lists[form as usize];
-        list.entries.push(slot);
-        list.entries.len() as u32 - 1
+        let at = channel.lists.iter().position(|list| list.variant == variant).unwrap_or_else(|| {
+            // Most channels have one list: no room for more.
+            channel.lists.reserve_exact(1);
+            channel.lists.push(List::new(variant));
+            channel.lists.len() - 1
+        });
+        channel.lists[at].join(slot)
     }
 
     /// Takes a connection off the channel's list. When another one takes its place, says so.
-    pub fn leave(&mut self, local: LocalChannelId, form: Form, index: u32) -> Option<Moved> {
+    pub fn leave(&mut self, local: LocalChannelId, variant: Variant, index: u32) -> Option<Moved> {
         let channel = self.channels.get_mut(local.slot, local.generation)?;
+        let at = channel.lists.iter().position(|list| list.variant == variant)?;
         // Places may change only when nothing waits and the last fan-out's places have been tidied.
-        let list = &mut channel.lists[form as usize];
-        if channel.active {
-            if let Some(entry) = list.entries.get_mut(index as usize) {
-                *entry = VACANT;
-                list.vacant.push(index);
-            }
+        if channel.pending.is_some() {
+            channel.lists[at].vacate(index);
             return None;
         }
-        if index as usize >= list.entries.len() {
-            return None;
+        let moved = channel.lists[at].leave(index);
+        if channel.lists[at].entries.is_empty() {
+            channel.lists.swap_remove(at);
         }
-        list.entries.swap_remove(index as usize);
-        list.entries.get(index as usize).map(|slot| Moved { slot: *slot, local, index })
+        moved.map(|slot| Moved { slot, local, index })
+    }
+
+    /// Something of the channel was dropped for this subscriber: its next publication is whole.
+    pub fn drop_base(&mut self, local: LocalChannelId, variant: Variant, index: u32) {
+        let Some(channel) = self.channels.get_mut(local.slot, local.generation) else { return };
+        if let Some(list) = channel.lists.iter_mut().find(|list| list.variant == variant) {
+            list.drop_base(index);
+        }
     }
 
     /// Forgets the channel if nobody here wants it any more; its owner must then be told.
@@ -236,7 +234,7 @@ impl Fanouts {
 
     fn remove(&mut self, local: LocalChannelId) -> Option<Box<str>> {
         let channel = self.channels.get(local.slot, local.generation)?;
-        self.backlog_bytes -= channel.backlog_bytes;
+        self.backlog_bytes -= channel.pending.as_ref().map_or(0, |pending| pending.backlog_bytes);
         self.names.remove(&channel.name, local.slot);
         self.channels.remove(local.slot, local.generation).map(|channel| channel.name)
     }
@@ -249,20 +247,20 @@ impl Fanouts {
         })
     }
 
-    /// Takes a publication from the lane. False: nobody here follows the channel under that name any more.
+    /// Takes a publication or event from the lane. False: nobody here follows the channel under that name any more.
     pub fn deliver(&mut self, local: LocalChannelId, publication: Arc<Publication>) -> bool {
         let Some(channel) = self.channels.get_mut(local.slot, local.generation) else { return false };
-        let ends = [channel.lists[0].entries.len() as u32, channel.lists[1].entries.len() as u32];
-        if ends == [0, 0] {
+        let event = publication.is_event();
+        let takes = |list: &List| !list.entries.is_empty() && (!event || list.variant.join_leave());
+        if !channel.lists.iter().any(takes) {
             return true;
         }
-        channel.backlog_bytes += publication.memory_bytes();
         self.backlog_bytes += publication.memory_bytes();
-        channel.waiting.push_back(Waiting { publication, ends });
-        if !channel.active {
-            channel.active = true;
+        let pending = channel.pending.get_or_insert_with(|| {
             self.active.push_back(local);
-        }
+            self.spare.pop().unwrap_or_default()
+        });
+        pending.push(publication, &channel.lists);
         true
     }
 
@@ -271,168 +269,68 @@ impl Fanouts {
         !self.active.is_empty()
     }
 
-    /// Hands out deliveries, at most `budget` of them, until one is put off; returns how many. `moved` hears of subscribers whose place
-    /// changed when a list was tidied behind a fan-out.
-    pub fn step(&mut self, budget: u32, mut deliver: impl FnMut(Delivery<'_>) -> Taken, moved: &mut Vec<Moved>) -> u32 {
-        let mut done = 0;
-        let mut put_off = false;
-        while done < budget && !put_off {
+    /// Hands out deliveries, at most `budget` of them, until one is put off; returns how many. `moved` hears of
+    /// subscribers whose place changed when a list was tidied behind a fan-out.
+    pub fn step(
+        &mut self,
+        budget: u32,
+        namespaces: &Namespaces,
+        mut deliver: impl FnMut(u32, &Delivery<'_>) -> Taken,
+        moved: &mut Vec<Moved>,
+    ) -> u32 {
+        let mut slice = Slice { budget, done: 0, put_off: false };
+        while slice.done < budget && !slice.put_off {
             let Some(local) = self.active.front().copied() else { break };
             let Some(channel) = self.channels.get_mut(local.slot, local.generation) else {
                 self.active.pop_front();
                 continue;
             };
-            if channel.run.is_none() {
-                if channel.lists.iter().any(List::is_sparse) {
-                    channel.compact(local, moved);
-                }
-                channel.run = channel.begin(&mut self.joined, self.joined_bytes_max);
-            }
-            let Some(run) = &mut channel.run else {
-                channel.active = false;
-                channel.tidy(local, moved);
+            if !channel.begin(local, namespaces, &mut self.joined, moved) {
+                let pending = channel.pending.take().filter(|pending| pending.is_small());
+                self.spare.extend(pending.filter(|_| self.spare.len() < SPARE_MAX));
                 self.active.pop_front();
                 continue;
-            };
-            done += run.advance(&channel.lists, budget - done, &mut put_off, &mut deliver);
-            if run.form == Form::COUNT {
-                channel.backlog_bytes -= run.bytes;
-                self.backlog_bytes -= run.bytes;
-                channel.run = None;
+            }
+            let Some(pending) = &mut channel.pending else { break };
+            if let Some(bytes) = pending.advance(&mut channel.lists, &mut slice, &mut deliver) {
+                self.backlog_bytes -= bytes;
                 // Another channel's turn, so that a busy channel does not hold up the rest.
                 self.active.rotate_left(1);
             }
         }
-        done
+        slice.done
     }
 }
 
 impl Channel {
-    /// Takes what waits into a fan-out; none if nothing waits.
-    fn begin(&mut self, joined_bytes: &mut Vec<u8>, joined_bytes_max: usize) -> Option<Run> {
-        let mut run = Run { form: 0, cursor: 0, bytes: 0, frames: Default::default(), joined: Default::default() };
-        let mut bytes = 0;
-        let mut taken = 0;
-        while let Some(next) = self.waiting.front() {
-            let size = Form::ALL.iter().filter_map(|form| next.publication.frame(*form)).map(<[u8]>::len).max();
-            bytes += size.unwrap_or(0);
-            if taken > 0 && (bytes > joined_bytes_max || taken == JOINED_PUBLICATIONS_MAX) {
-                break;
-            }
-            for form in Form::ALL {
-                let end = next.ends[form as usize];
-                let frame = (end > 0).then(|| Frame::from_publication(Arc::clone(&next.publication), form)).flatten();
-                run.frames[form as usize].extend(frame.map(|frame| (frame, end)));
-            }
-            run.bytes += next.publication.memory_bytes();
-            self.waiting.pop_front();
-            taken += 1;
-        }
-        for (frames, joined) in run.frames.iter().zip(&mut run.joined).filter(|(frames, _)| frames.len() > 1) {
-            joined_bytes.clear();
-            frames.iter().for_each(|(frame, _)| joined_bytes.extend_from_slice(frame.bytes()));
-            *joined = Some(Frame::from_bytes(joined_bytes));
-        }
-        (taken > 0).then_some(run)
-    }
-
-    /// Closes the gaps of lists while publications wait and none is being handed out, keeping the order, so that a
-    /// channel that never rests does not keep a place for everybody who ever left it.
-    fn compact(&mut self, local: LocalChannelId, moved: &mut Vec<Moved>) {
-        for (form, list) in self.lists.iter_mut().enumerate() {
-            for waiting in &mut self.waiting {
-                let end = waiting.ends[form] as usize;
-                waiting.ends[form] = list.entries[..end].iter().filter(|slot| **slot != VACANT).count() as u32;
-            }
-            list.vacant.clear();
-            list.entries.retain(|slot| *slot != VACANT);
-            let places = list.entries.iter().enumerate();
-            moved.extend(places.map(|(index, slot)| Moved { slot: *slot, local, index: index as u32 }));
-        }
-    }
-
-    /// Fills the places that were left while a fan-out waited.
-    fn tidy(&mut self, local: LocalChannelId, moved: &mut Vec<Moved>) {
-        for list in &mut self.lists {
-            while let Some(index) = list.vacant.pop() {
-                while list.entries.last() == Some(&VACANT) {
-                    list.entries.pop();
-                }
-                if (index as usize) < list.entries.len() {
-                    let slot = list.entries.swap_remove(index as usize);
-                    debug_assert_eq!(slot, VACANT);
-                    if let Some(slot) = list.entries.get(index as usize) {
-                        moved.push(Moved { slot: *slot, local, index });
-                    }
-                }
-            }
-        }
-    }
-}
-
-impl List {
-    fn live(&self) -> usize {
-        self.entries.len() - self.vacant.len()
-    }
-
-    fn is_sparse(&self) -> bool {
-        self.vacant.len() > VACANT_MAX.max(self.entries.len() / 2)
-    }
-}
-
-impl Run {
-    /// Goes on from the cursor; returns how many deliveries were handed out.
-    fn advance(
+    /// Makes sure that a fan-out is under way; false if nothing waits any more: then everybody has a place for good.
+    fn begin(
         &mut self,
-        lists: &[List; Form::COUNT],
-        budget: u32,
-        put_off: &mut bool,
-        deliver: &mut impl FnMut(Delivery<'_>) -> Taken,
-    ) -> u32 {
-        let mut done = 0;
-        while self.form < Form::COUNT {
-            let frames = &self.frames[self.form];
-            let end = frames.last().map_or(0, |(_, end)| *end);
-            let entries = &lists[self.form].entries[..end as usize];
-            // The usual case: everybody on the list gets the same one frame.
-            let shared = match &self.joined[self.form] {
-                Some(joined) => Some(joined),
-                None => frames.first().map(|(frame, _)| frame),
-            };
-            let shared_end = frames.first().map_or(0, |(_, end)| *end);
-            while self.cursor < shared_end && done < budget {
-                let slot = entries[self.cursor as usize];
-                if let (Some(frame), true) = (shared, slot != VACANT) {
-                    let publications = frames.len() as u32;
-                    if deliver(Delivery { slot, frame, publications, begun: false }) == Taken::PutOff {
-                        *put_off = true;
-                        return done;
-                    }
-                    done += 1;
-                }
-                self.cursor += 1;
-            }
-            // Those who joined between the first and the last get only what came after them.
-            while self.cursor >= shared_end && self.cursor < end && done < budget {
-                let slot = entries[self.cursor as usize];
-                let mut begun = false;
-                for (frame, _) in frames.iter().filter(|(_, end)| *end > self.cursor && slot != VACANT) {
-                    if deliver(Delivery { slot, frame, publications: 1, begun }) == Taken::PutOff && !begun {
-                        *put_off = true;
-                        return done;
-                    }
-                    begun = true;
-                    done += 1;
-                }
-                self.cursor += 1;
-            }
-            if self.cursor < end {
-                break;
-            }
-            self.form += 1;
-            self.cursor = 0;
+        local: LocalChannelId,
+        namespaces: &Namespaces,
+        joined: &mut Joined,
+        moved: &mut Vec<Moved>,
+    ) -> bool {
+        let Some(pending) = &mut self.pending else { return false };
+        if pending.is_running() {
+            return true;
         }
-        done
+        // A channel that never rests does not keep a place for everybody who ever left it.
+        if self.lists.iter().any(List::is_sparse) {
+            pending.compact(&self.lists);
+            for list in &mut self.lists {
+                list.compact(|slot, index| moved.push(Moved { slot, local, index }));
+            }
+        }
+        let policy = namespaces.get(self.namespace).slow_consumer;
+        if pending.begin(&self.lists, policy, local.slot, joined) {
+            return true;
+        }
+        for list in &mut self.lists {
+            list.tidy(|slot, index| moved.push(Moved { slot, local, index }));
+        }
+        self.lists.retain(|list| !list.entries.is_empty());
+        false
     }
 }
 
@@ -443,103 +341,300 @@ fn name_at(channels: &Slots<Channel>, slot: u32) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::publication::{FormSet, Scratch};
+    use crate::decoded::{Push, Told, applied, pushes};
+    use crate::ids::{ConnId, CoreId};
+    use crate::namespace::Namespace;
+    use crate::presence::Member;
+    use crate::publication::{Draft, JoinLeave, Scratch};
+    use crate::variant::VariantSet;
     use alloc::collections::BTreeMap;
+    use alloc::string::{String, ToString};
     use proptest::prelude::*;
+    use ringway_wire::centrifuge::Form;
 
     #[derive(Clone, Debug)]
     enum Step {
-        Join(u32, bool),
+        Join(u32, Variant),
         Leave(u32),
-        Publish,
+        DropBase(u32),
+        Publish(u8),
+        Event(bool),
         Slice(u32),
     }
 
+    /// Few variants in one run, so that lists have several subscribers.
     fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            (0u32..12, any::<bool>()).prop_map(|(slot, json)| Step::Join(slot, json)),
-            (0u32..12).prop_map(Step::Leave),
-            Just(Step::Publish),
-            (1u32..5).prop_map(Step::Slice),
-        ];
-        prop::collection::vec(step, 1..300)
+        let variants = (any::<(bool, bool, bool)>(), any::<(bool, bool, bool)>()).prop_map(
+            |((json, bare, compact), (delta, deflate, join_leave))| {
+                Variant::plain(if json { Form::Json } else { Form::Protobuf })
+                    .with_bare(json && bare)
+                    .with_compact(compact)
+                    .with_delta(delta)
+                    .with_deflate(deflate)
+                    .with_join_leave(join_leave)
+            },
+        );
+        prop::collection::vec(variants, 1..5).prop_flat_map(|variants| {
+            let step = prop_oneof![
+                3 => (0u32..12, prop::sample::select(variants)).prop_map(|(slot, variant)| Step::Join(slot, variant)),
+                2 => (0u32..12).prop_map(Step::Leave),
+                1 => (0u32..12).prop_map(Step::DropBase),
+                4 => any::<u8>().prop_map(Step::Publish),
+                1 => any::<bool>().prop_map(Step::Event),
+                4 => (1u32..5).prop_map(Step::Slice),
+            ];
+            prop::collection::vec(step, 1..300)
+        })
     }
 
-    /// The publications of a frame, by the offset that each carries in its JSON or Protobuf payload `"<n>"`.
-    fn numbers(frame: &Frame) -> Vec<u64> {
-        let text: alloc::string::String = frame.bytes().iter().map(|b| *b as char).collect();
-        text.split('<').skip(1).filter_map(|part| part.split('>').next()?.parse().ok()).collect()
+    /// What was said in the channel.
+    #[derive(Clone, Debug, PartialEq)]
+    enum Said {
+        Payload(Vec<u8>),
+        Event(JoinLeave, String),
     }
 
-    proptest! {
-        /// Joins, leaves and publications between the slices of fan-outs: each subscriber gets exactly the
-        /// publications that came between its join and its leave (all that were handed out by then), in order.
-        #[test]
-        fn slices_belong_to_the_list_as_it_was(steps in steps()) {
+    struct Subscriber {
+        variant: Variant,
+        index: u32,
+        /// Of what was said, what comes next.
+        next: usize,
+        /// What it holds to apply deltas to.
+        base: Option<Vec<u8>>,
+    }
+
+    /// Owner, lane and subscribers around the fan-out under test.
+    struct World {
+        fanouts: Fanouts,
+        namespaces: Namespaces,
+        local: LocalChannelId,
+        subscribers: BTreeMap<u32, Subscriber>,
+        said: Vec<Said>,
+        variants: VariantSet,
+        last: Option<Arc<Publication>>,
+        scratch: Scratch,
+        offered: u32,
+        deltas: u32,
+    }
+
+    const NUMBER: i64 = 70_000;
+
+    impl World {
+        fn new(policy: SlowConsumer) -> Self {
             let mut fanouts = Fanouts::new(7, 1 << 20);
+            // The channel stays followed by the unanswered subscribe.
             let local = fanouts.follow("c", NamespaceId(0));
-            let both = FormSet::default().with(Form::Json).with(Form::Protobuf);
-            // slot -> (form, index, next expected number); the channel stays followed by the unanswered subscribe.
-            let mut members: BTreeMap<u32, (Form, u32, u64)> = BTreeMap::new();
-            let mut published = 0u64;
-            let mut offered = 0u32;
-            let mut slices = |fanouts: &mut Fanouts, members: &mut BTreeMap<u32, (Form, u32, u64)>, budget| {
-                let mut moved = Vec::new();
-                let mut wrong = None;
-                fanouts.step(budget, |delivery| {
-                    offered += 1;
+            let namespace = Namespace { slow_consumer: policy, ..Namespace::closed("") };
+            World {
+                fanouts,
+                namespaces: Namespaces::new(namespace, Vec::new()).expect("one namespace contradicts nothing"),
+                local,
+                subscribers: BTreeMap::new(),
+                said: Vec::new(),
+                variants: VariantSet::NONE,
+                last: None,
+                scratch: Scratch::default(),
+                offered: 0,
+                deltas: 0,
+            }
+        }
+
+        fn take(&mut self, step: Step) {
+            let local = self.local;
+            match step {
+                Step::Join(slot, variant) => {
+                    if self.subscribers.contains_key(&slot) {
+                        return;
+                    }
+                    self.variants = self.variants.with(variant);
+                    let index = self.fanouts.join(local, variant, slot);
+                    self.subscribers.insert(slot, Subscriber { variant, index, next: self.said.len(), base: None });
+                }
+                Step::Leave(slot) => {
+                    let Some(subscriber) = self.subscribers.remove(&slot) else { return };
+                    let moved = self.fanouts.leave(local, subscriber.variant, subscriber.index);
+                    self.moved(moved);
+                }
+                Step::DropBase(slot) => {
+                    let Some(subscriber) = self.subscribers.get_mut(&slot) else { return };
+                    subscriber.base = None;
+                    self.fanouts.drop_base(local, subscriber.variant, subscriber.index);
+                }
+                Step::Publish(byte) => self.publish(byte),
+                Step::Event(join) => self.event(if join { JoinLeave::Join } else { JoinLeave::Leave }),
+                Step::Slice(budget) => self.slice(budget),
+            }
+        }
+
+        fn publish(&mut self, byte: u8) {
+            // Much in common with the one before, and long enough for compression in some.
+            let number = self.said.len();
+            let payload = alloc::format!("\"<{number}>{}é{byte}\"", "lorem ipsum dolor ".repeat(byte as usize % 16));
+            let draft = Draft {
+                number: NUMBER,
+                offset: number as u64 + 1,
+                variants: self.variants,
+                previous: self.last.as_deref(),
+                deflate_bytes_min: 64,
+                ..Draft::new("c", payload.as_bytes())
+            };
+            let publication = Arc::new(Publication::encode(draft, &mut self.scratch));
+            self.last = self.variants.has_delta().then(|| Arc::clone(&publication));
+            assert!(self.fanouts.deliver(self.local, publication));
+            self.said.push(Said::Payload(payload.into_bytes()));
+        }
+
+        fn event(&mut self, kind: JoinLeave) {
+            let client = alloc::format!("client-{}", self.said.len());
+            let member = Member {
+                core: CoreId(0),
+                conn: ConnId { slot: 0, generation: 0 },
+                client: client.as_str().into(),
+                user: "u".into(),
+                conn_info: Box::default(),
+                chan_info: Box::default(),
+            };
+            let event = Publication::join_leave(kind, "c", NUMBER, &member, self.variants, &mut self.scratch);
+            self.fanouts.deliver(self.local, Arc::new(event));
+            self.said.push(Said::Event(kind, client));
+        }
+
+        fn slice(&mut self, budget: u32) {
+            let mut moved = Vec::new();
+            let World { fanouts, namespaces, subscribers, said, offered, deltas, .. } = self;
+            fanouts.step(
+                budget,
+                namespaces,
+                |slot, delivery| {
+                    *offered += 1;
                     if offered.is_multiple_of(5) && !delivery.begun {
                         return Taken::PutOff;
                     }
-                    for number in numbers(delivery.frame) {
-                        match members.get_mut(&delivery.slot) {
-                            Some((_, _, next)) if *next == number => *next += 1,
-                            other => wrong = Some(alloc::format!("slot {} got {number}, was {other:?}", delivery.slot)),
+                    let subscriber = subscribers.get_mut(&slot).expect("only those who are subscribed are served");
+                    // Each third time as if something had been dropped.
+                    let lossy = delivery.lossy.filter(|_| offered.is_multiple_of(3));
+                    let (frame, publications) = lossy
+                        .map_or((delivery.frame, delivery.publications), |lossy| (lossy.instead, lossy.publications));
+                    if let Some(lossy) = lossy {
+                        subscriber.base = None;
+                        if lossy.policy == SlowConsumer::Conflate {
+                            subscriber.skip(said, delivery.publications - lossy.publications);
                         }
+                    }
+                    let told = pushes(frame.bytes(), subscriber.variant);
+                    let publishes = |push: &&Push| matches!(push.told, Told::Publication { .. });
+                    assert_eq!(told.iter().filter(publishes).count() as u32, publications);
+                    for push in told {
+                        *deltas += subscriber.take(push, said);
                     }
                     Taken::Yes
-                }, &mut moved);
-                for Moved { slot, index, .. } in moved {
-                    if let Some(member) = members.get_mut(&slot) { member.1 = index; }
-                }
-                wrong
-            };
-            for step in steps {
-                match step {
-                    Step::Join(slot, json) if !members.contains_key(&slot) => {
-                        let form = if json { Form::Json } else { Form::Protobuf };
-                        let index = fanouts.join(local, form, slot);
-                        members.insert(slot, (form, index, published + 1));
-                    }
-                    Step::Leave(slot) => if let Some((form, index, _)) = members.remove(&slot) {
-                        let moved = fanouts.leave(local, form, index);
-                        if let Some(member) = moved.and_then(|moved| members.get_mut(&moved.slot)) {
-                            member.1 = moved.map_or(0, |moved| moved.index);
-                        }
-                    },
-                    Step::Publish => {
-                        published += 1;
-                        let payload = alloc::format!("\"<{published}>\"");
-                        let publication = Publication::encode("c", published, payload.as_bytes(), None, both, &mut Scratch::default());
-                        fanouts.deliver(local, Arc::new(publication));
-                    }
-                    Step::Slice(budget) => {
-                        let wrong = slices(&mut fanouts, &mut members, budget);
-                        prop_assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
-                    }
-                    Step::Join(..) => {}
-                }
-            }
-            while fanouts.has_work() {
-                let wrong = slices(&mut fanouts, &mut members, 3);
-                prop_assert!(wrong.is_none(), "{}", wrong.unwrap_or_default());
-            }
-            for (slot, (_, _, next)) in &members {
-                prop_assert_eq!(*next, published + 1, "slot {} missed the end", slot);
-            }
-            let channel = fanouts.get(local).expect("still followed");
-            prop_assert_eq!(channel.lists.iter().map(List::live).sum::<usize>(), members.len());
-            prop_assert!(channel.lists.iter().all(|list| list.vacant.is_empty()));
+                },
+                &mut moved,
+            );
+            moved.into_iter().for_each(|moved| self.moved(Some(moved)));
         }
+
+        fn moved(&mut self, moved: Option<Moved>) {
+            let Some(moved) = moved else { return };
+            if let Some(subscriber) = self.subscribers.get_mut(&moved.slot) {
+                subscriber.index = moved.index;
+            }
+        }
+
+        /// Hands out the rest; everybody must have everything then.
+        fn end(&mut self) {
+            while self.fanouts.has_work() {
+                self.slice(3);
+            }
+            for (slot, subscriber) in &mut self.subscribers {
+                subscriber.pass_over(&self.said);
+                assert_eq!(subscriber.next, self.said.len(), "slot {slot} missed the end");
+            }
+            let channel = self.fanouts.get(self.local).expect("still followed");
+            let live: usize = channel.lists.iter().map(List::live).sum();
+            let entries: usize = channel.lists.iter().map(|list| list.entries.len()).sum();
+            assert_eq!((live, entries), (self.subscribers.len(), self.subscribers.len()));
+            assert!(channel.lists.iter().all(|list| !list.entries.is_empty()), "empty lists are gone");
+            assert!(channel.pending.is_none());
+            assert_eq!(self.fanouts.backlog_bytes(), 0);
+        }
+    }
+
+    impl Subscriber {
+        /// Over events that it does not want to hear of.
+        fn pass_over(&mut self, said: &[Said]) {
+            while !self.variant.join_leave() && matches!(said.get(self.next), Some(Said::Event(..))) {
+                self.next += 1;
+            }
+        }
+
+        fn skip(&mut self, said: &[Said], publications: u32) {
+            for _ in 0..publications {
+                self.pass_over(said);
+                assert!(matches!(said[self.next], Said::Payload(_)), "an event would be lost");
+                self.next += 1;
+            }
+        }
+
+        /// Returns how many deltas it got.
+        fn take(&mut self, push: Push, said: &[Said]) -> u32 {
+            self.pass_over(said);
+            let channel = if self.variant.compact() { alloc::format!("#{NUMBER}") } else { "c".to_string() };
+            assert_eq!(push.channel, channel);
+            let (now, delta) = match push.told {
+                Told::Publication { data, delta, offset } => {
+                    assert_eq!(offset, self.next as u64 + 1);
+                    assert!(self.variant.delta() || !delta);
+                    let payload = applied(self.base.as_deref(), &data, delta);
+                    self.base = Some(payload.clone());
+                    (Said::Payload(payload), delta)
+                }
+                Told::Join(client) => (Said::Event(JoinLeave::Join, client), false),
+                Told::Leave(client) => (Said::Event(JoinLeave::Leave, client), false),
+            };
+            assert_eq!(Some(&now), said.get(self.next));
+            self.next += 1;
+            u32::from(delta)
+        }
+    }
+
+    proptest! {
+        /// Joins, leaves, publications and events between the slices of fan-outs, in any variants: each subscriber gets
+        /// exactly what was said between its join and its leave (all that was handed out by then), in order, in its
+        /// variant, and can apply each delta to what it got before.
+        #[test]
+        fn slices_belong_to_the_lists_as_they_were(steps in steps()) {
+            let mut world = World::new(SlowConsumer::Disconnect);
+            steps.into_iter().for_each(|step| world.take(step));
+            world.end();
+        }
+
+        /// The same when something may be dropped: what is given instead needs no base.
+        #[test]
+        fn what_is_given_instead_needs_no_base(steps in steps(), conflate in any::<bool>()) {
+            let policy = if conflate { SlowConsumer::Conflate } else { SlowConsumer::DropOldest };
+            let mut world = World::new(policy);
+            steps.into_iter().for_each(|step| world.take(step));
+            world.end();
+        }
+    }
+
+    #[test]
+    fn a_list_for_each_variant_and_none_for_nobody() {
+        let mut world = World::new(SlowConsumer::Disconnect);
+        let json = Variant::plain(Form::Json);
+        for (slot, variant) in [json, json.with_compact(true), json.with_join_leave(true), json].into_iter().enumerate()
+        {
+            world.take(Step::Join(slot as u32, variant));
+        }
+        let lists = |world: &World| world.fanouts.get(world.local).map_or(0, |channel| channel.lists.len());
+        assert_eq!(lists(&world), 3);
+        world.take(Step::Leave(1));
+        assert_eq!(lists(&world), 2, "at rest at once");
+        world.take(Step::Publish(0));
+        world.take(Step::Leave(2));
+        assert_eq!(lists(&world), 2, "not while something waits");
+        world.end();
+        assert_eq!(lists(&world), 1);
     }
 }

@@ -7,9 +7,8 @@ use alloc::boxed::Box;
 use alloc::rc::Rc;
 use alloc::sync::Arc;
 
-use ringway_wire::centrifuge::Form;
-
 use crate::publication::Publication;
+use crate::variant::Variant;
 
 /// See the file's header.
 #[derive(Clone, Debug)]
@@ -19,7 +18,8 @@ pub struct Frame(Rc<Content>);
 enum Content {
     Bytes(Box<[u8]>),
     Static(&'static [u8]),
-    Publication(Arc<Publication>, Form),
+    /// A publication, and where the frame stands in it: found once, not per delivery.
+    Publication(Arc<Publication>, u32, u32),
 }
 
 impl Frame {
@@ -33,11 +33,11 @@ impl Frame {
         Frame(Rc::new(Content::Static(bytes)))
     }
 
-    /// A publication's frame in one form; takes the core's one atomic reference with it.
-    /// None if the publication was not encoded in that form.
-    pub fn from_publication(publication: Arc<Publication>, form: Form) -> Option<Self> {
-        publication.frame(form)?;
-        Some(Frame(Rc::new(Content::Publication(publication, form))))
+    /// A publication's frame in one variant, for subscribers that have the one before or that do not; takes the core's
+    /// one atomic reference with it. None if the publication was not encoded in that variant.
+    pub fn from_publication(publication: Arc<Publication>, variant: Variant, has_base: bool) -> Option<Self> {
+        let range = publication.frame_range(variant, has_base)?;
+        Some(Frame(Rc::new(Content::Publication(publication, range.start, range.end))))
     }
 
     /// The bytes to write.
@@ -46,7 +46,17 @@ impl Frame {
         match &*self.0 {
             Content::Bytes(bytes) => bytes,
             Content::Static(bytes) => bytes,
-            Content::Publication(publication, form) => publication.frame(*form).unwrap_or_default(),
+            Content::Publication(publication, start, end) => publication.bytes_at(*start..*end),
+        }
+    }
+
+    /// How many bytes there are to write.
+    #[inline]
+    pub fn size_bytes(&self) -> usize {
+        match &*self.0 {
+            Content::Bytes(bytes) => bytes.len(),
+            Content::Static(bytes) => bytes.len(),
+            Content::Publication(_, start, end) => (end - start) as usize,
         }
     }
 }

@@ -171,7 +171,7 @@ mod tests {
     use super::*;
     use crate::call::Since;
     use crate::ids::Epoch;
-    use crate::publication::{FormSet, Scratch};
+    use crate::publication::{Draft, Scratch};
     use proptest::prelude::*;
 
     const EPOCH: Epoch = Epoch { boot: 7, creation: 3 };
@@ -179,7 +179,7 @@ mod tests {
 
     fn publication(offset: Offset, bytes: usize) -> Arc<Publication> {
         let payload = alloc::vec![b'1'; bytes];
-        Publication::encode("c", offset, &payload, None, FormSet::default(), &mut Scratch::default()).into()
+        Publication::encode(Draft { offset, ..Draft::new("c", &payload) }, &mut Scratch::default()).into()
     }
 
     /// The last `len` publications of a channel whose top is `top`.

@@ -138,7 +138,7 @@ mod tests {
     use super::*;
     use crate::ids::{Epoch, LocalChannelId};
     use crate::lane_message::{Origin, Position, PublishAnswer};
-    use crate::publication::{FormSet, Publication, Scratch};
+    use crate::publication::{Draft, Publication, Scratch};
     use alloc::sync::Arc;
 
     fn answer(call: u64) -> LaneMessage {
@@ -151,7 +151,7 @@ mod tests {
     }
 
     fn deliver() -> LaneMessage {
-        let publication = Publication::encode("c", 1, &[0; 100], None, FormSet::default(), &mut Scratch::default());
+        let publication = Publication::encode(Draft::new("c", &[0; 100]), &mut Scratch::default());
         LaneMessage::Deliver { local: LocalChannelId { slot: 0, generation: 0 }, publication: Arc::new(publication) }
     }
 

@@ -30,7 +30,10 @@ extern crate alloc;
 
 pub mod call;
 pub mod connection;
+#[cfg(test)]
+mod decoded;
 pub mod dedup;
+mod encoder;
 pub mod fanout;
 pub mod frame;
 pub mod handshake;
@@ -40,6 +43,7 @@ pub mod ingest_session;
 pub mod lane_message;
 pub mod lanes;
 pub mod limits;
+mod list;
 pub mod metrics;
 pub mod names;
 pub mod namespace;
@@ -51,6 +55,7 @@ pub mod publication;
 pub mod random;
 pub mod rate;
 pub mod route;
+mod run;
 pub mod seam;
 pub mod session;
 pub mod shard;

@@ -31,7 +31,7 @@ use crate::metrics::{Metric, Metrics};
 use crate::names::Names;
 use crate::namespace::{NamespaceId, Namespaces, channel_is_valid};
 use crate::presence::{Change, Members};
-use crate::publication::{FormSet, JoinLeave, Publication, Scratch};
+use crate::publication::{Draft, JoinLeave, Publication, Scratch};
 use crate::rate::TokenBucket;
 use crate::slots::Slots;
 use crate::variant::VariantSet;
@@ -88,6 +88,8 @@ struct Channel {
     epoch: Epoch,
     top: Offset,
     history: History,
+    /// The latest publication, kept while somebody takes deltas.
+    last: Option<Arc<Publication>>,
     interest: Vec<Interest>,
     /// None until the first comes.
     members: Option<Box<Members>>,
@@ -205,23 +207,28 @@ impl Owner {
         let is_numbered = !request.skip_history;
         let epoch = if is_numbered { self.next_epoch_if_spent(slot) } else { None };
         let channel = self.channels.at_mut(slot)?;
-        let has_history = around.namespaces.get(channel.namespace).history_size > 0;
+        let namespace = around.namespaces.get(channel.namespace);
+        let has_history = namespace.history_size > 0;
         if let Some(epoch) = epoch {
             channel.epoch = epoch;
             channel.top = 0;
         }
         channel.top += Offset::from(is_numbered);
         channel.used_ms = around.now_ms;
-        let forms = channel.variants().iter().fold(FormSet::default(), |all, variant| all.with(variant.form()));
-        let shown_offset = if has_history && is_numbered { channel.top } else { 0 };
-        let publication = Arc::new(Publication::encode(
-            &request.channel,
-            shown_offset,
-            &request.payload,
-            request.publisher,
-            forms,
-            &mut self.scratch,
-        ));
+        let variants = channel.variants();
+        let draft = Draft {
+            channel: &request.channel,
+            number: channel.number,
+            offset: if has_history && is_numbered { channel.top } else { 0 },
+            payload: &request.payload,
+            kind: request.kind,
+            publisher: request.publisher,
+            variants,
+            previous: channel.last.as_deref(),
+            deflate_bytes_min: namespace.deflate_bytes_min,
+        };
+        let publication = Arc::new(Publication::encode(draft, &mut self.scratch));
+        channel.last = variants.has_delta().then(|| Arc::clone(&publication));
         for interest in &channel.interest {
             let message = LaneMessage::Deliver { local: interest.local, publication: Arc::clone(&publication) };
             around.lanes.push(interest.core, message);
@@ -286,12 +293,12 @@ impl Owner {
             }
             Some(interest) => {
                 interest.local = request.local;
-                interest.variants = VariantSet::default().with(request.variant);
+                interest.variants = VariantSet::NONE.with(request.variant);
             }
             None => channel.interest.push(Interest {
                 core: request.from,
                 local: request.local,
-                variants: VariantSet::default().with(request.variant),
+                variants: VariantSet::NONE.with(request.variant),
                 members: 0,
             }),
         }
@@ -387,6 +394,7 @@ impl Owner {
             epoch: self.new_epoch(),
             top: 0,
             history: History::default(),
+            last: None,
             interest: Vec::new(),
             members: None,
             rate: TokenBucket::default(),
@@ -471,7 +479,7 @@ impl Owner {
 impl Channel {
     /// In how many ways its subscribers take publications, joins and leaves.
     fn variants(&self) -> VariantSet {
-        self.interest.iter().fold(VariantSet::default(), |all, interest| all.union(interest.variants))
+        self.interest.iter().fold(VariantSet::NONE, |all, interest| all.union(interest.variants))
     }
 }
 

@@ -16,6 +16,7 @@ use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId};
 use crate::lane_message::RecoverFrom;
 use crate::namespace::{Allow, NamespaceId, channel_is_valid};
 use crate::options::Options;
+use crate::variant::Variant;
 
 /// Bytes of a client id's text.
 pub const CLIENT_ID_BYTES: usize = 36;
@@ -213,6 +214,11 @@ impl Session {
             return Err(ClientError::LimitExceeded);
         }
         Ok(())
+    }
+
+    /// Which list of its channel a subscription stands in.
+    pub const fn variant_of(&self, _subscription: &Subscription) -> Variant {
+        Variant::plain(self.form)
     }
 
     /// The live subscription to a channel: joined, or asked for and not given up since.

@@ -105,6 +105,9 @@ impl Variant {
 pub struct VariantSet(u64);
 
 impl VariantSet {
+    /// Nothing.
+    pub const NONE: VariantSet = VariantSet(0);
+
     /// With `variant` added.
     pub const fn with(self, variant: Variant) -> Self {
         VariantSet(self.0 | 1 << variant.index())

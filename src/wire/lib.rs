@@ -11,6 +11,7 @@
 //! | `message` | fragments to messages, control frames between them (RFC 6455 §5.4, §5.5) |
 //! | `close` | the table of close codes |
 //! | `centrifuge` | the client protocol in JSON and Protobuf |
+//! | `delta` | Fossil deltas between publications |
 //! | `ingest` | binary frames of backends |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -19,6 +20,7 @@ extern crate alloc;
 
 pub mod centrifuge;
 pub mod close;
+pub mod delta;
 pub mod frame;
 pub mod ingest;
 pub mod mask;

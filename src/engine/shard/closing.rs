@@ -18,6 +18,7 @@ use crate::lane_message::{LaneMessage, LeaveRequest};
 use crate::metrics::Metric;
 use crate::seam::{Action, Port};
 use crate::session::{Subscription, SubscriptionState};
+use crate::variant::Variant;
 
 impl Shard {
     /// Ends a client's connection with a Close frame, and waits for the peer's.
@@ -255,7 +256,7 @@ impl Shard {
         let Some(form) = self.form_of(conn) else { return };
         if let SubscriptionState::Joined { index } = subscription.state {
             self.metrics.sub(Metric::SubscriptionsOpen, 1);
-            if let Some(moved) = self.fanouts.leave(subscription.local, form, index) {
+            if let Some(moved) = self.fanouts.leave(subscription.local, Variant::plain(form), index) {
                 self.moved.push(moved);
                 self.apply_moves();
             }

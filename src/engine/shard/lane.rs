@@ -20,6 +20,7 @@ use crate::lane_message::{
 use crate::metrics::Metric;
 use crate::seam::Note;
 use crate::session::{Subscription, SubscriptionState};
+use crate::variant::Variant;
 
 /// Text of an unsubscribe push after lost publications; code 2500 makes the SDK subscribe again and recover.
 const INSUFFICIENT_STATE: (u32, &str) = (2500, "insufficient state");
@@ -162,7 +163,7 @@ impl Shard {
         if let Some(unsubscribe) = unsubscribe {
             ReplyWriter::resume(form, &mut self.replies).unsubscribe(unsubscribe);
         } else if joined {
-            let index = self.fanouts.join(subscription.local, form, conn.slot);
+            let index = self.fanouts.join(subscription.local, Variant::plain(form), conn.slot);
             self.metrics.add(Metric::SubscriptionsOpen, 1);
             if let Some(Connection { phase: Phase::Client(session), .. }) =
                 self.connections.get_mut(conn.slot, conn.generation)

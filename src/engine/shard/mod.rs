@@ -361,20 +361,21 @@ impl Shard {
         let mut delivered = 0;
         self.fanouts.step(
             budget,
-            |delivery| {
-                let Some(connection) = connections.at_mut(delivery.slot) else { return Taken::Yes };
+            &self.options.namespaces,
+            |slot, delivery| {
+                let Some(connection) = connections.at_mut(slot) else { return Taken::Yes };
                 let waiting = connection.outbox.bytes() as usize;
-                let wanted = waiting + delivery.frame.bytes().len();
+                let wanted = waiting + delivery.bytes;
                 // A socket that takes what it is offered is not slow because a turn brought much: write first.
                 if wanted > outbox_bytes_max / 2 && waiting > 0 && !connection.outbox.blocked && !delivery.begun {
                     return Taken::PutOff;
                 }
                 if wanted > outbox_bytes_max {
-                    overflowed.push(delivery.slot);
+                    overflowed.push(slot);
                     return Taken::Yes;
                 }
                 outboxes.push(&mut connection.outbox, delivery.frame.clone());
-                list(to_write, delivery.slot, connection);
+                list(to_write, slot, connection);
                 delivered += delivery.publications as u64;
                 Taken::Yes
             },

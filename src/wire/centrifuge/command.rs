@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use super::Form;
-use super::decode::command;
+use super::decode::{command, connect};
 use super::fields::ReadFields;
 use super::json::JsonErrorKind;
 use super::json_scan::Scan;
@@ -153,6 +153,8 @@ pub struct SubscribeRequest<'a> {
 }
 
 impl SubscribeRequest<'_> {
+    /// Bit of `flag`: pushes may carry the channel's number instead of its name.
+    pub const FLAG_COMPACTION: i64 = 1;
     /// Bit of `flag`: answer error 112 rather than `recovered:false`.
     pub const FLAG_REJECT_UNRECOVERED: i64 = 2;
 }
@@ -215,6 +217,21 @@ impl From<JsonErrorKind> for CommandError {
             _ => CommandError::Malformed,
         }
     }
+}
+
+/// Reads the first message of a client on the unidirectional transport: the fields of a connect command as one JSON
+/// object, without a command around them (CLIENT-PROTOCOL §17). The text must be UTF-8 and may have newlines between
+/// tokens, also inside `data`.
+pub fn decode_uni_connect(json: &[u8]) -> Result<ConnectRequest<'_>, CommandError> {
+    let mut scan = Scan::text(json);
+    scan.whitespace();
+    if scan.at == json.len() {
+        return Err(CommandError::Empty);
+    }
+    // `null` is not a request.
+    let request = scan.message(connect)?.ok_or(CommandError::Malformed)?;
+    scan.whitespace();
+    if scan.at < json.len() { Err(CommandError::Malformed) } else { Ok(request) }
 }
 
 /// Iterates the commands of one WebSocket message: JSON objects separated by `\n` (whitespace around the whole is

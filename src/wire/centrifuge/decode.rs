@@ -73,7 +73,8 @@ fn request_of<'a, R: ReadFields<'a>>(number: u32, fields: &mut R) -> Result<Opti
     })
 }
 
-fn connect<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<ConnectRequest<'a>, CommandError> {
+/// `connect`, and the first message on the unidirectional transport.
+pub(super) fn connect<'a, R: ReadFields<'a>>(fields: &mut R) -> Result<ConnectRequest<'a>, CommandError> {
     let mut request = ConnectRequest::default();
     while let Some(number) = fields.next_field(|name| match name {
         b"token" => 1,

@@ -17,10 +17,13 @@ use alloc::vec::Vec;
 use core::ops::Range;
 
 use super::Form;
-use super::fields::WriteFields;
+use super::fields::{Empty, WriteFields};
 use super::json::{JsonFields, write_string, write_unsigned};
 use super::protobuf::{ProtobufFields, ProtobufSize, length_field_len, write_length, write_uvarint};
-use super::reply::{ClientInfoView, PublicationView, client_info, publication_data, publication_tail};
+use super::reply::{
+    ClientInfoView, ConnectResult, DisconnectPush, PublicationView, ReplyWriter, ServerSubscription, SubscribePush,
+    client_info, publication_data, publication_tail, subscribe_result,
+};
 
 /// Bytes of a JSON push around channel, data and the optional fields, offset included.
 const JSON_ENVELOPE_BYTES: usize = 80;
@@ -168,7 +171,7 @@ fn channel<F: WriteFields>(fields: &mut F, channel: ChannelRef<'_>) {
 }
 
 /// What a push tells: one field of `Push`. A trait, because a closure cannot be generic over the form.
-pub(super) trait PushBody {
+trait PushBody {
     /// Number of the field.
     const NUMBER: u32;
     /// Name of the field.
@@ -179,7 +182,7 @@ pub(super) trait PushBody {
 }
 
 /// Appends any push but a publication.
-pub(super) fn push(shape: &PushShape<'_>, out: &mut Vec<u8>, body: impl PushBody) {
+fn push(shape: &PushShape<'_>, out: &mut Vec<u8>, body: impl PushBody) {
     match shape.form {
         Form::Json => JsonFields(out).object(|fields| enclosed(fields, shape, body)),
         Form::Protobuf => ProtobufFields(out).delimited(|fields| enclosed(fields, shape, body)),
@@ -194,24 +197,165 @@ fn enclosed<F: WriteFields, B: PushBody>(fields: &mut F, shape: &PushShape<'_>, 
     if shape.bare { write(fields) } else { fields.message(PUSH, "push", write) }
 }
 
+/// Declares what a push tells: type, number and name of its field, and what is written in it.
+macro_rules! push_body {
+    ($type:ident, $number:literal, $name:literal, |$body:ident, $fields:ident| $write:expr) => {
+        impl PushBody for $type<'_> {
+            const NUMBER: u32 = $number;
+            const NAME: &'static str = $name;
+
+            fn write<F: WriteFields>(self, $fields: &mut F) {
+                let $body = self;
+                $write;
+            }
+        }
+    };
+}
+
 struct Join<'a>(&'a ClientInfoView<'a>);
 
-impl PushBody for Join<'_> {
-    const NUMBER: u32 = 5;
-    const NAME: &'static str = "join";
-
-    fn write<F: WriteFields>(self, fields: &mut F) {
-        fields.message(1, "info", |fields| client_info(fields, self.0));
-    }
-}
+push_body!(Join, 5, "join", |body, fields| fields.message(1, "info", |fields| client_info(fields, body.0)));
 
 struct Leave<'a>(&'a ClientInfoView<'a>);
 
-impl PushBody for Leave<'_> {
-    const NUMBER: u32 = 6;
-    const NAME: &'static str = "leave";
+push_body!(Leave, 6, "leave", |body, fields| fields.message(1, "info", |fields| client_info(fields, body.0)));
+
+struct Unsubscribe<'a> {
+    code: u32,
+    reason: &'a str,
+}
+
+push_body!(Unsubscribe, 7, "unsubscribe", |body, fields| {
+    fields.unsigned(2, "code", u64::from(body.code));
+    fields.string(3, "reason", body.reason);
+});
+
+struct Message<'a>(&'a [u8]);
+
+push_body!(Message, 8, "message", |body, fields| fields.data(1, "data", body.0));
+
+push_body!(SubscribePush, 9, "subscribe", |body, fields| {
+    fields.boolean(1, "recoverable", body.recoverable);
+    fields.string(4, "epoch", body.epoch);
+    fields.unsigned(5, "offset", body.offset);
+    fields.boolean(6, "positioned", body.positioned);
+    fields.data(7, "data", body.data);
+});
+
+struct Connect<'a, S> {
+    result: &'a ConnectResult<'a>,
+    subs: S,
+}
+
+impl<'s, S, P> PushBody for Connect<'_, S>
+where
+    S: Iterator<Item = ServerSubscription<'s, P>>,
+    P: Iterator<Item = PublicationView<'s>>,
+{
+    const NUMBER: u32 = 10;
+    const NAME: &'static str = "connect";
+
+    // Other numbers than those of the answer to `connect`.
+    fn write<F: WriteFields>(self, fields: &mut F) {
+        let Connect { result, subs } = self;
+        fields.string(1, "client", result.client);
+        fields.string(2, "version", result.version);
+        fields.data(3, "data", result.data.unwrap_or_default());
+        fields.map(4, "subs", Empty::Omit, subs.map(ServerSubscription::entry), |fields, sub| {
+            subscribe_result(fields, &sub.result, sub.publications);
+        });
+        fields.boolean(5, "expires", result.expires);
+        fields.unsigned(6, "ttl", u64::from(result.ttl));
+        fields.unsigned(7, "ping", u64::from(result.ping));
+        fields.boolean(8, "pong", result.pong);
+        fields.string(9, "session", result.session);
+        fields.string(10, "node", result.node);
+        fields.signed(11, "time", result.time);
+    }
+}
+
+push_body!(DisconnectPush, 11, "disconnect", |body, fields| {
+    fields.unsigned(1, "code", u64::from(body.code));
+    fields.string(2, "reason", body.reason);
+    fields.boolean(3, "reconnect", body.reconnect);
+});
+
+struct Refresh {
+    expires: bool,
+    ttl: u32,
+}
+
+impl PushBody for Refresh {
+    const NUMBER: u32 = 12;
+    const NAME: &'static str = "refresh";
 
     fn write<F: WriteFields>(self, fields: &mut F) {
-        fields.message(1, "info", |fields| client_info(fields, self.0));
+        fields.boolean(1, "expires", self.expires);
+        fields.unsigned(2, "ttl", u64::from(self.ttl));
+    }
+}
+
+/// Pushes to one connection.
+impl ReplyWriter<'_> {
+    fn push(&mut self, channel: &str, body: impl PushBody) {
+        self.separator();
+        push(&self.shape(channel), self.out, body);
+    }
+
+    fn shape<'c>(&self, channel: &'c str) -> PushShape<'c> {
+        PushShape { bare: self.bare, ..PushShape::plain(self.form, channel) }
+    }
+
+    /// A publication, whose data is what `publication.data_as` says; for many subscribers encode it once with
+    /// [`push_publication`].
+    pub fn push_publication(&mut self, channel: &str, publication: &PublicationView<'_>) {
+        self.separator();
+        push_publication(&self.shape(channel), publication.data_as, self.out, publication);
+    }
+
+    /// The server ended a subscription; `code` below 2500 is final, from 2500 on the client subscribes again
+    /// (CLIENT-PROTOCOL §11). `reason` must not be empty.
+    pub fn push_unsubscribe(&mut self, channel: &str, code: u32, reason: &str) {
+        self.push(channel, Unsubscribe { code, reason });
+    }
+
+    /// A message to this connection, outside channels.
+    pub fn push_message(&mut self, data: &[u8]) {
+        self.push("", Message(data));
+    }
+
+    /// A client joined a channel; for many subscribers encode it once with [`push_join`].
+    pub fn push_join(&mut self, channel: &str, info: &ClientInfoView<'_>) {
+        self.push(channel, Join(info));
+    }
+
+    /// A client left a channel; for many subscribers encode it once with [`push_leave`].
+    pub fn push_leave(&mut self, channel: &str, info: &ClientInfoView<'_>) {
+        self.push(channel, Leave(info));
+    }
+
+    /// The server subscribed this client.
+    pub fn push_subscribe(&mut self, channel: &str, push: &SubscribePush<'_>) {
+        self.push(channel, *push);
+    }
+
+    /// The connection is authenticated: what the answer to `connect` is elsewhere. Unidirectional transport only.
+    /// `result.flag` is not part of it.
+    pub fn push_connect<'s, P: Iterator<Item = PublicationView<'s>>>(
+        &mut self,
+        result: &ConnectResult<'_>,
+        subs: impl Iterator<Item = ServerSubscription<'s, P>>,
+    ) {
+        self.push("", Connect { result, subs });
+    }
+
+    /// The connection is going to be closed. Unidirectional transport only: others get the close frame alone.
+    pub fn push_disconnect(&mut self, push: &DisconnectPush<'_>) {
+        self.push("", *push);
+    }
+
+    /// The connection's expiry has changed; `ttl` in seconds. Unidirectional transport only.
+    pub fn push_refresh(&mut self, expires: bool, ttl: u32) {
+        self.push("", Refresh { expires, ttl });
     }
 }

@@ -1,4 +1,4 @@
-//! Replies and pushes: the types, and the number and name of each field.
+//! Replies: the types of answers and pushes, and the number and name of each field of an answer.
 //!
 //! In: answers of the engine's session. Out: the payload of a WebSocket message (no header) appended to a buffer, in
 //! JSON or protobuf.
@@ -6,6 +6,7 @@
 //! ```text
 //! JSON      {"id":1,"connect":{...}} \n {"push":{"channel":"c","pub":{"data":...}}} \n ...
 //! protobuf  uvarint length | Reply | uvarint length | Reply | ...
+//! bare      {"channel":"c","pub":{"data":...}}: pushes without the reply around them (unidirectional transport)
 //! ```
 //!
 //! Invariants: a result object is written even when all its fields are zero (SDKs index it); an error always has a
@@ -23,6 +24,9 @@ pub use super::push::{ChannelRef, PushData, PushShape, push_join, push_leave, pu
 
 /// The ping, as the payload of a WebSocket message: `PING[form as usize]`. An empty reply in both forms.
 pub const PING: [&[u8]; Form::COUNT] = [b"{}", b"\0"];
+
+/// Text of an application's error that came without one; SDKs cannot read an error without a text.
+pub const ERROR_TEXT_FALLBACK: &str = "application error";
 
 macro_rules! error_table {
     ($( $(#[doc = $doc:literal])+ $variant:ident = $code:literal, $text:literal, $temporary:literal; )+) => {
@@ -91,8 +95,6 @@ pub struct ConnectResult<'a> {
     pub ttl: u32,
     /// Data from the backend that authenticated.
     pub data: Option<&'a [u8]>,
-    /// Server-side subscriptions.
-    pub subs: &'a [ServerSubscription<'a>],
     /// Seconds between pings; 0: none are sent.
     pub ping: u32,
     /// Whether the client must answer pings.
@@ -109,13 +111,20 @@ pub struct ConnectResult<'a> {
 
 /// A server-side subscription in a connect result.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ServerSubscription<'a> {
+pub struct ServerSubscription<'a, P> {
     /// Channel.
     pub channel: &'a str,
     /// As in the answer to a subscribe command.
     pub result: SubscribeResult<'a>,
-    /// Recovered publications, ascending.
-    pub publications: &'a [PublicationView<'a>],
+    /// Recovered publications, ascending: an iterator of [`PublicationView`].
+    pub publications: P,
+}
+
+impl<'a, P> ServerSubscription<'a, P> {
+    /// As an entry of the map of subscriptions.
+    pub(super) fn entry(self) -> (&'a str, Self) {
+        (self.channel, self)
+    }
 }
 
 /// Result of a subscribe command, without its publications. Zero values are left out.
@@ -186,6 +195,17 @@ pub struct RefreshResult<'a> {
     pub ttl: u32,
 }
 
+/// A push that ends an unidirectional connection; the close frame with the same code follows it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct DisconnectPush<'a> {
+    /// As in the close frame (CLIENT-PROTOCOL §10).
+    pub code: u32,
+    /// Why; not empty.
+    pub reason: &'a str,
+    /// Whether the client shall come back.
+    pub reconnect: bool,
+}
+
 /// A push that tells of a server-side subscription made at run time.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SubscribePush<'a> {
@@ -201,12 +221,18 @@ pub struct SubscribePush<'a> {
     pub data: &'a [u8],
 }
 
-/// Appends replies of one form to a buffer; several replies make one WebSocket message. It never writes the
+/// For connect results without server-side subscriptions.
+const NO_SUBS: core::iter::Empty<ServerSubscription<'static, core::iter::Empty<PublicationView<'static>>>> =
+    core::iter::empty();
+
+/// Appends replies and pushes of one form to a buffer; several replies make one WebSocket message. It never writes the
 /// WebSocket header. One writer per message: it puts the separator only between its own replies.
 pub struct ReplyWriter<'a> {
-    form: Form,
-    out: &'a mut Vec<u8>,
+    pub(super) form: Form,
+    pub(super) out: &'a mut Vec<u8>,
     start: usize,
+    /// Pushes stand without the reply around them.
+    pub(super) bare: bool,
 }
 
 /// Writes one reply in the writer's form. A macro, because a closure cannot be generic over the form.
@@ -230,28 +256,23 @@ macro_rules! result {
     };
 }
 
-/// Writes `{ push: { channel, name: { fields } } }`.
-macro_rules! push {
-    ($writer:ident, $channel:expr, $number:literal, $name:literal, |$fields:ident| $write:expr) => {
-        reply!($writer, |reply| {
-            reply.message(4, "push", |push| {
-                push.string(2, "channel", $channel);
-                push.message($number, $name, |$fields| $write);
-            })
-        })
-    };
-}
-
 impl<'a> ReplyWriter<'a> {
     /// Begins a WebSocket message at the end of `out`.
     pub fn new(form: Form, out: &'a mut Vec<u8>) -> Self {
         let start = out.len();
-        ReplyWriter { form, out, start }
+        ReplyWriter { form, out, start, bare: false }
     }
 
     /// Goes on with the WebSocket message that `out` holds from its first byte.
     pub fn resume(form: Form, out: &'a mut Vec<u8>) -> Self {
-        ReplyWriter { form, out, start: 0 }
+        ReplyWriter { form, out, start: 0, bare: false }
+    }
+
+    /// With `on`, pushes stand without the reply around them: for connections on the unidirectional transport, which
+    /// send no commands and get no answers.
+    pub fn bare(mut self, on: bool) -> Self {
+        self.bare = on;
+        self
     }
 
     /// Whether nothing was written yet.
@@ -259,7 +280,8 @@ impl<'a> ReplyWriter<'a> {
         self.out.len() == self.start
     }
 
-    fn separator(&mut self) {
+    /// To be called before each reply or push.
+    pub(super) fn separator(&mut self) {
         if self.form == Form::Json && !self.is_empty() {
             self.out.push(b'\n');
         }
@@ -267,26 +289,46 @@ impl<'a> ReplyWriter<'a> {
 
     /// A failed command.
     pub fn error(&mut self, id: u32, error: ClientError) {
-        self.error_reply(id, error, error.temporary());
+        self.error_reply(id, error.code(), error.text(), error.temporary());
     }
 
     /// A failed command that the client shall try again, whatever the error's rule is: for limits and overload, where
     /// SDKs would otherwise give up for ever.
     pub fn error_temporary(&mut self, id: u32, error: ClientError) {
-        self.error_reply(id, error, true);
+        self.error_reply(id, error.code(), error.text(), true);
     }
 
-    fn error_reply(&mut self, id: u32, error: ClientError, temporary: bool) {
+    /// A failed command with code and text of a backend. Codes of applications are 400 to 1999; one of
+    /// [`ClientError`]'s is possible too. Never sends what SDKs cannot read: an empty text becomes the code's own or
+    /// [`ERROR_TEXT_FALLBACK`], and code 0, which is no error, [`ClientError::Internal`].
+    pub fn error_custom(&mut self, id: u32, code: u32, message: &str, temporary: bool) {
+        let code = if code == 0 { ClientError::Internal.code() } else { code };
+        let known = ClientError::ALL.iter().find(|error| error.code() == code);
+        let fallback = known.map_or(ERROR_TEXT_FALLBACK, |error| error.text());
+        self.error_reply(id, code, if message.is_empty() { fallback } else { message }, temporary);
+    }
+
+    fn error_reply(&mut self, id: u32, code: u32, message: &str, temporary: bool) {
         result!(self, id, 2, "error", |fields| {
-            fields.unsigned(1, "code", u64::from(error.code()));
-            fields.string(2, "message", error.text());
+            fields.unsigned(1, "code", u64::from(code));
+            fields.string(2, "message", message);
             fields.boolean(3, "temporary", temporary);
         });
     }
 
-    /// Answer to `connect`.
+    /// Answer to `connect`, without server-side subscriptions.
     pub fn connect(&mut self, id: u32, result: &ConnectResult<'_>) {
-        result!(self, id, 5, "connect", |fields| connect_result(fields, result));
+        self.connect_with_subs(id, result, NO_SUBS);
+    }
+
+    /// Answer to `connect`, with server-side subscriptions; each channel must occur only once.
+    pub fn connect_with_subs<'s, P: Iterator<Item = PublicationView<'s>>>(
+        &mut self,
+        id: u32,
+        result: &ConnectResult<'_>,
+        subs: impl Iterator<Item = ServerSubscription<'s, P>>,
+    ) {
+        result!(self, id, 5, "connect", |fields| connect_result(fields, result, subs));
     }
 
     /// Answer to `subscribe`, with the recovered publications in ascending order.
@@ -370,47 +412,6 @@ impl<'a> ReplyWriter<'a> {
         });
     }
 
-    /// A publication; for many subscribers encode it once with [`push_publication`].
-    pub fn push_publication(&mut self, channel: &str, publication: &PublicationView<'_>) {
-        self.separator();
-        push_publication(&PushShape::plain(self.form, channel), publication.data_as, self.out, publication);
-    }
-
-    /// The server ended a subscription; `code` below 2500 is final, from 2500 on the client subscribes again
-    /// (CLIENT-PROTOCOL §11). `reason` must not be empty.
-    pub fn push_unsubscribe(&mut self, channel: &str, code: u32, reason: &str) {
-        push!(self, channel, 7, "unsubscribe", |fields| {
-            fields.unsigned(2, "code", u64::from(code));
-            fields.string(3, "reason", reason);
-        });
-    }
-
-    /// A message to this connection, outside channels.
-    pub fn push_message(&mut self, data: &[u8]) {
-        push!(self, "", 8, "message", |fields| fields.data(1, "data", data));
-    }
-
-    /// A client joined a channel.
-    pub fn push_join(&mut self, channel: &str, info: &ClientInfoView<'_>) {
-        push!(self, channel, 5, "join", |fields| fields.message(1, "info", |fields| client_info(fields, info)));
-    }
-
-    /// A client left a channel.
-    pub fn push_leave(&mut self, channel: &str, info: &ClientInfoView<'_>) {
-        push!(self, channel, 6, "leave", |fields| fields.message(1, "info", |fields| client_info(fields, info)));
-    }
-
-    /// The server subscribed this client.
-    pub fn push_subscribe(&mut self, channel: &str, push: &SubscribePush<'_>) {
-        push!(self, channel, 9, "subscribe", |fields| {
-            fields.boolean(1, "recoverable", push.recoverable);
-            fields.string(4, "epoch", push.epoch);
-            fields.unsigned(5, "offset", push.offset);
-            fields.boolean(6, "positioned", push.positioned);
-            fields.data(7, "data", push.data);
-        });
-    }
-
     /// A ping.
     pub fn ping(&mut self) {
         self.separator();
@@ -418,15 +419,18 @@ impl<'a> ReplyWriter<'a> {
     }
 }
 
-fn connect_result<F: WriteFields>(fields: &mut F, result: &ConnectResult<'_>) {
+fn connect_result<'s, F: WriteFields, P: Iterator<Item = PublicationView<'s>>>(
+    fields: &mut F,
+    result: &ConnectResult<'_>,
+    subs: impl Iterator<Item = ServerSubscription<'s, P>>,
+) {
     fields.string(1, "client", result.client);
     fields.string(2, "version", result.version);
     fields.boolean(3, "expires", result.expires);
     fields.unsigned(4, "ttl", u64::from(result.ttl));
     fields.data(5, "data", result.data.unwrap_or_default());
-    let subs = result.subs.iter().map(|sub| (sub.channel, sub));
-    fields.map(6, "subs", Empty::Omit, subs, |fields, sub| {
-        subscribe_result(fields, &sub.result, sub.publications.iter().copied());
+    fields.map(6, "subs", Empty::Omit, subs.map(ServerSubscription::entry), |fields, sub| {
+        subscribe_result(fields, &sub.result, sub.publications);
     });
     fields.unsigned(7, "ping", u64::from(result.ping));
     fields.boolean(8, "pong", result.pong);
@@ -436,7 +440,7 @@ fn connect_result<F: WriteFields>(fields: &mut F, result: &ConnectResult<'_>) {
     fields.signed(12, "flag", result.flag);
 }
 
-fn subscribe_result<'p, F: WriteFields>(
+pub(super) fn subscribe_result<'p, F: WriteFields>(
     fields: &mut F,
     result: &SubscribeResult<'_>,
     publications: impl Iterator<Item = PublicationView<'p>>,

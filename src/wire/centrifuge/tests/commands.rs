@@ -53,6 +53,36 @@ fn javascript_connects_and_subscribes_in_one_message() {
 }
 
 #[test]
+fn a_unidirectional_client_sends_a_bare_connect_request() {
+    let request = decode_uni_connect(
+        br#" {"token":"t","data":{"a": 1},"headers":{"x":"y"},"name":"n","version":"v","flag":3,"dict":"d","profile":"p",
+            "subs":{"c":{"recover":true,"offset":7,"epoch":"e"}}} "#,
+    );
+    assert_eq!(
+        request,
+        Ok(ConnectRequest {
+            token: "t".into(),
+            data: br#"{"a": 1}"#,
+            subs: vec![ConnectSubscription { channel: "c".into(), recover: true, offset: 7, epoch: "e".into() }],
+            name: "n".into(),
+            version: "v".into(),
+            flag: 3,
+        })
+    );
+    assert_eq!(decode_uni_connect(b"{}"), Ok(ConnectRequest::default()));
+    assert_eq!(decode_uni_connect(b"{\n}\r\n"), Ok(ConnectRequest::default()));
+    for text in ["", " ", "\n"] {
+        assert_eq!(decode_uni_connect(text.as_bytes()), Err(CommandError::Empty));
+    }
+    for text in ["null", "[]", "1", "{}{}", "{}\n{}", "{", "{\"token\":1}", "{\"data\":}", "\"x\""] {
+        assert_eq!(decode_uni_connect(text.as_bytes()), Err(CommandError::Malformed), "{text}");
+    }
+    assert_eq!(decode_uni_connect(br#"{"flag":1.5}"#), Err(CommandError::Number));
+    let deep = format!("{{\"data\":{}", "[".repeat(200));
+    assert_eq!(decode_uni_connect(deep.as_bytes()), Err(CommandError::TooDeep));
+}
+
+#[test]
 fn the_common_path_borrows() {
     let message = br#"{"subscribe":{"channel":"news","token":"t","epoch":"e"},"id":2}"#;
     let Request::Subscribe(request) = decode_one(Json, message).request else { panic!() };

@@ -232,6 +232,56 @@ pub(super) struct Push {
     pub(super) message: Option<MessagePush>,
     #[prost(message, optional, tag = "9")]
     pub(super) subscribe: Option<SubscribePush>,
+    #[prost(message, optional, tag = "10")]
+    pub(super) connect: Option<ConnectPush>,
+    #[prost(message, optional, tag = "11")]
+    pub(super) disconnect: Option<DisconnectPush>,
+    #[prost(message, optional, tag = "12")]
+    pub(super) refresh: Option<RefreshPush>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct ConnectPush {
+    #[prost(string, tag = "1")]
+    pub(super) client: String,
+    #[prost(string, tag = "2")]
+    pub(super) version: String,
+    #[prost(bytes = "vec", tag = "3")]
+    pub(super) data: Vec<u8>,
+    #[prost(btree_map = "string, message", tag = "4")]
+    pub(super) subs: BTreeMap<String, SubscribeResult>,
+    #[prost(bool, tag = "5")]
+    pub(super) expires: bool,
+    #[prost(uint32, tag = "6")]
+    pub(super) ttl: u32,
+    #[prost(uint32, tag = "7")]
+    pub(super) ping: u32,
+    #[prost(bool, tag = "8")]
+    pub(super) pong: bool,
+    #[prost(string, tag = "9")]
+    pub(super) session: String,
+    #[prost(string, tag = "10")]
+    pub(super) node: String,
+    #[prost(int64, tag = "11")]
+    pub(super) time: i64,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct DisconnectPush {
+    #[prost(uint32, tag = "1")]
+    pub(super) code: u32,
+    #[prost(string, tag = "2")]
+    pub(super) reason: String,
+    #[prost(bool, tag = "3")]
+    pub(super) reconnect: bool,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+pub(super) struct RefreshPush {
+    #[prost(bool, tag = "1")]
+    pub(super) expires: bool,
+    #[prost(uint32, tag = "2")]
+    pub(super) ttl: u32,
 }
 
 #[derive(Clone, PartialEq, prost::Message)]

@@ -98,6 +98,34 @@ fn errors() {
 }
 
 #[test]
+fn errors_of_applications_always_have_a_code_and_a_text() {
+    let error = |code, message: &str, temporary| messages::Reply {
+        error: Some(messages::Error { code, message: message.into(), temporary }),
+        ..reply(3)
+    };
+    expect(
+        |writer| writer.error_custom(3, 1000, "no \"room\"\n", true),
+        r#"{"id":3,"error":{"code":1000,"message":"no \"room\"\n","temporary":true}}"#,
+        error(1000, "no \"room\"\n", true),
+    );
+    expect(
+        |writer| writer.error_custom(3, 1999, "", false),
+        r#"{"id":3,"error":{"code":1999,"message":"application error"}}"#,
+        error(1999, ERROR_TEXT_FALLBACK, false),
+    );
+    expect(
+        |writer| writer.error_custom(3, 103, "", false),
+        r#"{"id":3,"error":{"code":103,"message":"permission denied"}}"#,
+        error(103, "permission denied", false),
+    );
+    expect(
+        |writer| writer.error_custom(3, 0, "", false),
+        r#"{"id":3,"error":{"code":100,"message":"internal server error"}}"#,
+        error(100, "internal server error", false),
+    );
+}
+
+#[test]
 fn empty_results_are_there() {
     let nothing = Some(messages::Nothing {});
     expect(
@@ -247,17 +275,21 @@ fn connect_and_subscribe_results() {
         messages::Reply { subscribe: Some(message.clone()), ..reply(2) },
     );
 
-    let subs = [
-        ServerSubscription { channel: "a", result, publications: &publications },
-        ServerSubscription { channel: "b", ..Default::default() },
-    ];
+    let subs = || {
+        let a = ServerSubscription { channel: "a", result, publications: &publications[..] };
+        let b = ServerSubscription { channel: "b", ..Default::default() };
+        [a, b].into_iter().map(|ServerSubscription { channel, result, publications }| ServerSubscription {
+            channel,
+            result,
+            publications: publications.iter().copied(),
+        })
+    };
     let connect = ConnectResult {
         client: "id-1",
         version: "0.1",
         expires: true,
         ttl: 3600,
         data: Some(b"[1]"),
-        subs: &subs,
         ping: 25,
         pong: true,
         session: "s",
@@ -266,7 +298,7 @@ fn connect_and_subscribe_results() {
         flag: -2,
     };
     expect(
-        |writer| writer.connect(1, &connect),
+        |writer| writer.connect_with_subs(1, &connect, subs()),
         &format!(
             concat!(
                 r#"{{"id":1,"connect":{{"client":"id-1","version":"0.1","expires":true,"ttl":3600,"data":[1],"#,
@@ -282,7 +314,7 @@ fn connect_and_subscribe_results() {
                 expires: true,
                 ttl: 3600,
                 data: b"[1]".to_vec(),
-                subs: BTreeMap::from([("a".into(), message), ("b".into(), Default::default())]),
+                subs: BTreeMap::from([("a".into(), message.clone()), ("b".into(), Default::default())]),
                 ping: 25,
                 pong: true,
                 session: "s".into(),
@@ -291,6 +323,38 @@ fn connect_and_subscribe_results() {
                 flag: -2,
             }),
             ..reply(1)
+        },
+    );
+
+    // The same as a push has other numbers, another order, and no flag.
+    expect(
+        |writer| writer.push_connect(&connect, subs()),
+        &format!(
+            concat!(
+                r#"{{"push":{{"connect":{{"client":"id-1","version":"0.1","data":[1],"subs":{{"a":{text},"b":{{}}}},"#,
+                r#""expires":true,"ttl":3600,"ping":25,"pong":true,"session":"s","node":"n","#,
+                r#""time":1700000000000}}}}}}"#
+            ),
+            text = text
+        ),
+        messages::Reply {
+            push: Some(messages::Push {
+                connect: Some(messages::ConnectPush {
+                    client: "id-1".into(),
+                    version: "0.1".into(),
+                    data: b"[1]".to_vec(),
+                    subs: BTreeMap::from([("a".into(), message), ("b".into(), Default::default())]),
+                    expires: true,
+                    ttl: 3600,
+                    ping: 25,
+                    pong: true,
+                    session: "s".into(),
+                    node: "n".into(),
+                    time: 1_700_000_000_000,
+                }),
+                ..push("")
+            }),
+            ..reply(0)
         },
     );
 }
@@ -400,6 +464,73 @@ fn pushes() {
             }),
             ..push("c")
         }),
+    );
+}
+
+#[test]
+fn bare_pushes() {
+    let [json, protobuf] = Form::ALL.map(|form| {
+        let mut out = Vec::new();
+        let mut writer = ReplyWriter::new(form, &mut out).bare(true);
+        let no_subs = core::iter::empty::<ServerSubscription<'_, core::iter::Empty<_>>>();
+        writer.push_connect(&ConnectResult { client: "id-1", ..Default::default() }, no_subs);
+        writer.ping();
+        writer.push_publication("c", &PublicationView { data: b"1", offset: 2, ..Default::default() });
+        writer.push_join("c", &ClientInfoView { client: "i", ..Default::default() });
+        writer.push_leave("c", &ClientInfoView { client: "i", ..Default::default() });
+        writer.push_subscribe("d", &SubscribePush::default());
+        writer.push_unsubscribe("d", 2000, "bye");
+        writer.push_message(b"{}");
+        writer.push_refresh(true, 60);
+        writer.push_disconnect(&DisconnectPush { code: 3001, reason: "shutdown", reconnect: true });
+        writer.push_disconnect(&DisconnectPush { code: 3500, reason: "invalid token", reconnect: false });
+        out
+    });
+    assert_eq!(
+        String::from_utf8(json).unwrap().lines().collect::<Vec<_>>(),
+        [
+            r#"{"connect":{"client":"id-1"}}"#,
+            "{}",
+            r#"{"channel":"c","pub":{"data":1,"offset":2}}"#,
+            r#"{"channel":"c","join":{"info":{"user":"","client":"i"}}}"#,
+            r#"{"channel":"c","leave":{"info":{"user":"","client":"i"}}}"#,
+            r#"{"channel":"d","subscribe":{}}"#,
+            r#"{"channel":"d","unsubscribe":{"code":2000,"reason":"bye"}}"#,
+            r#"{"message":{"data":{}}}"#,
+            r#"{"refresh":{"expires":true,"ttl":60}}"#,
+            r#"{"disconnect":{"code":3001,"reason":"shutdown","reconnect":true}}"#,
+            r#"{"disconnect":{"code":3500,"reason":"invalid token"}}"#,
+        ]
+    );
+    let mut bytes = &protobuf[..];
+    let mut pushes = Vec::new();
+    while !bytes.is_empty() {
+        pushes.push(messages::Push::decode_length_delimited(&mut bytes).unwrap());
+    }
+    let connect = messages::ConnectPush { client: "id-1".into(), ..Default::default() };
+    let publication = messages::Publication { data: b"1".to_vec(), offset: 2, ..Default::default() };
+    let info = messages::ClientInfo { client: "i".into(), ..Default::default() };
+    let join_leave = Some(messages::JoinLeave { info: Some(info) });
+    let disconnect = |code, reason: &str, reconnect| {
+        let disconnect = messages::DisconnectPush { code, reason: reason.into(), reconnect };
+        messages::Push { disconnect: Some(disconnect), ..push("") }
+    };
+    let unsubscribe = messages::UnsubscribePush { code: 2000, reason: "bye".into() };
+    assert_eq!(
+        pushes,
+        [
+            messages::Push { connect: Some(connect), ..push("") },
+            push(""),
+            messages::Push { r#pub: Some(publication), ..push("c") },
+            messages::Push { join: join_leave.clone(), ..push("c") },
+            messages::Push { leave: join_leave, ..push("c") },
+            messages::Push { subscribe: Some(Default::default()), ..push("d") },
+            messages::Push { unsubscribe: Some(unsubscribe), ..push("d") },
+            messages::Push { message: Some(messages::MessagePush { data: b"{}".to_vec() }), ..push("") },
+            messages::Push { refresh: Some(messages::RefreshPush { expires: true, ttl: 60 }), ..push("") },
+            disconnect(3001, "shutdown", true),
+            disconnect(3500, "invalid token", false),
+        ]
     );
 }
 
