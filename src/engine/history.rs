@@ -179,8 +179,7 @@ mod tests {
 
     fn publication(offset: Offset, bytes: usize) -> Arc<Publication> {
         let payload = alloc::vec![b'1'; bytes];
-        let draft = Draft { offset, ..Draft::new("c", &payload) };
-        Publication::encode(draft, &mut Scratch::default()).into()
+        Publication::encode(Draft { offset, ..Draft::new("c", &payload) }, &mut Scratch::default()).into()
     }
 
     /// The last `len` publications of a channel whose top is `top`.

@@ -479,7 +479,7 @@ impl Owner {
 impl Channel {
     /// In how many ways its subscribers take publications, joins and leaves.
     fn variants(&self) -> VariantSet {
-        self.interest.iter().fold(VariantSet::default(), |all, interest| all.union(interest.variants))
+        self.interest.iter().fold(VariantSet::NONE, |all, interest| all.union(interest.variants))
     }
 }
 
