@@ -208,9 +208,10 @@ impl Scratch {
     }
 
     fn note(&mut self, key: u8, range: Range<u32>) {
-        self.table.push(key);
-        self.table.extend_from_slice(&range.start.to_le_bytes());
-        self.table.extend_from_slice(&range.end.to_le_bytes());
+        let mut row = [key; ROW_BYTES];
+        row[1..5].copy_from_slice(&range.start.to_le_bytes());
+        row[5..].copy_from_slice(&range.end.to_le_bytes());
+        self.table.extend_from_slice(&row);
     }
 }
 
