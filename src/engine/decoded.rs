@@ -147,6 +147,7 @@ pub(crate) fn applied(base: Option<&[u8]>, data: &[u8], delta: bool) -> Vec<u8> 
     if !delta {
         return data.to_owned();
     }
-    let _ = base;
-    panic!("no deltas yet")
+    let mut whole = Vec::new();
+    ringway_wire::delta::apply(base.expect("a base"), data, 1 << 20, &mut whole).expect("a delta against the base");
+    whole
 }

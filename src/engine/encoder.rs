@@ -16,7 +16,9 @@ use core::ops::Range;
 use ringway_wire::centrifuge::reply::{
     ChannelRef, ClientInfoView, PublicationView, PushData, PushShape, push_join, push_leave, push_publication,
 };
+use ringway_wire::delta::DeltaEncoder;
 use ringway_wire::frame::write_server_header;
+use ringway_wire::ingest::PayloadKind;
 
 use crate::presence::Member;
 use crate::publication::{Draft, JoinLeave, opcode};
@@ -77,6 +79,7 @@ pub struct Scratch {
     push: Vec<u8>,
     delta: Vec<u8>,
     compressed: Vec<u8>,
+    differ: DeltaEncoder,
 }
 
 impl Scratch {
@@ -147,8 +150,10 @@ impl Scratch {
 
     /// Writes the difference to the publication before into `delta`. False: there is none, or it is not worth it.
     fn make_delta(&mut self, draft: &Draft<'_>) -> bool {
-        let _ = draft;
-        false
+        let Some(previous) = draft.previous else { return false };
+        self.delta.clear();
+        // Text stays text, so that JSON and Protobuf subscribers share the difference.
+        self.differ.create(previous.payload(), draft.payload, draft.kind == PayloadKind::Json, &mut self.delta)
     }
 
     /// Encodes one push, or finds that another encoding's frame serves. Returns where the payload stands, if it does.
@@ -203,9 +208,10 @@ impl Scratch {
     }
 
     fn note(&mut self, key: u8, range: Range<u32>) {
-        self.table.push(key);
-        self.table.extend_from_slice(&range.start.to_le_bytes());
-        self.table.extend_from_slice(&range.end.to_le_bytes());
+        let mut row = [key; ROW_BYTES];
+        row[1..5].copy_from_slice(&range.start.to_le_bytes());
+        row[5..].copy_from_slice(&range.end.to_le_bytes());
+        self.table.extend_from_slice(&row);
     }
 }
 

@@ -19,7 +19,7 @@ use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId};
 use crate::lane_message::{RecoverFrom, Recovery, Subscribed};
 use crate::namespace::{EventMode, Namespace, NamespaceId, channel_is_valid};
 use crate::options::Options;
-use crate::outbox::Mark;
+use crate::outbox::Behind;
 use crate::rate::TokenBucket;
 use crate::tokens::Overrides;
 use crate::variant::Variant;
@@ -102,7 +102,7 @@ pub struct Opening {
     /// Commands behind the connect command in its message.
     pub rest: Vec<u8>,
     /// Behind what the outbox held when it began to wait, the answer goes.
-    pub behind: Mark,
+    pub behind: Behind,
 }
 
 impl Opening {

@@ -13,7 +13,9 @@ use alloc::boxed::Box;
 
 use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::command::SubscribeRequest as SubscribeCommand;
-use ringway_wire::centrifuge::reply::{ClientError, PublicationView, PushData, ReplyWriter, SubscribePush, SubscribeResult};
+use ringway_wire::centrifuge::reply::{
+    ClientError, PublicationView, PushData, ReplyWriter, SubscribePush, SubscribeResult,
+};
 use ringway_wire::close::CloseReason;
 
 use super::Shard;
