@@ -64,6 +64,10 @@ impl Shard {
             }
             // Events are not sent yet, so there is nothing to take off a queue.
             ClientFrame::Pong { .. } | ClientFrame::EventAck { .. } | ClientFrame::Unknown { .. } => Ok(()),
+            // The hello's answer did not offer them.
+            ClientFrame::TakeEvents(_) | ClientFrame::EventAnswer { .. } | ClientFrame::Call(_) => {
+                Err(IngestError::BadFrame)
+            }
             // The backend has all its acknowledgements and closes; its FIN ends the connection.
             ClientFrame::Goodbye => Ok(()),
         }
