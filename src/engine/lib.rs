@@ -16,6 +16,7 @@
 //! | `owner`, `dedup` | 6 offset, epoch, history, interested cores, repeated keys |
 //! | `publication` | 6 payload and finished frames, encoded once |
 //! | `presence` | 6 who is in a channel |
+//! | `events`, `backends` | 4 what clients do, on its way to backends and back |
 //! | `lanes`, `lane_message`, `call`, `tokens` | 6 what cores and planes say to each other |
 //! | `variant` | 6 in which encodings subscribers take a publication |
 //! | `fanout` | 7 one publication → this core's subscribers |
@@ -27,9 +28,11 @@
 
 extern crate alloc;
 
+pub mod backends;
 pub mod call;
 pub mod connection;
 pub mod dedup;
+pub mod events;
 pub mod fanout;
 pub mod frame;
 pub mod handshake;

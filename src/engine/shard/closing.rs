@@ -88,6 +88,7 @@ impl Shard {
     }
 
     fn finish(&mut self, conn: ConnId, frame: Frame, until: Until) {
+        self.withdraw_backend(conn);
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         connection.phase = Phase::Closing(until);
         // The rest of a half-received frame is still needed to find the peer's Close behind it.
@@ -128,13 +129,18 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         match &mut connection.phase {
             Phase::Closing(until) if !connection.outbox.is_empty() => *until = Until::Written,
-            Phase::Ingest { session, .. } if session.has_outstanding() => session.finished = true,
+            Phase::Ingest { session, .. } if session.has_outstanding() => {
+                session.finished = true;
+                // Its last answers still go out, but it can acknowledge no event any more.
+                self.withdraw_backend(conn);
+            }
             _ => self.lost(conn, Metric::PeerClosed),
         }
     }
 
     /// A backend that has finished gets its last acknowledgements, and the end.
     pub(super) fn finish_backend(&mut self, conn: ConnId) {
+        self.withdraw_backend(conn);
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         self.metrics.add(Metric::PeerClosed, 1);
         connection.phase = Phase::Closing(Until::Written);
@@ -164,6 +170,7 @@ impl Shard {
 
     /// Hands the socket back to the driver. Counted by the caller, unless the connection never finished its upgrade.
     pub(super) fn end(&mut self, conn: ConnId, reset: bool) {
+        self.withdraw_backend(conn);
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         connection.phase = Phase::Gone;
         connection.partial = None;

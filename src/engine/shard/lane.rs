@@ -12,6 +12,7 @@ use ringway_wire::ingest::Ack;
 
 use super::Shard;
 use super::command::EpochText;
+use crate::call::UserAnswer;
 use crate::connection::{Connection, Phase};
 use crate::ids::{ConnId, CoreId, LocalChannelId};
 use crate::lane_message::{
@@ -44,6 +45,19 @@ impl Shard {
             }
             LaneMessage::PublishAnswer(answer) => self.publish_answered(&answer),
             LaneMessage::SubscribeAnswer(answer) => self.subscribe_answered(*answer),
+            LaneMessage::BackendChanged(notice) => self.backend_changed(&notice),
+            LaneMessage::Event(delivery) => self.deliver_event(&delivery),
+            LaneMessage::EventAcknowledged { backend, event } => self.event_acknowledged(backend, event),
+            LaneMessage::EventAnswered(answered) => self.event_answered(*answered),
+            LaneMessage::ChannelAnswer(answer) if let Origin::IngestCall { conn, call } = answer.origin => {
+                self.ingest_channel_answered(conn, call, &answer.result);
+            }
+            LaneMessage::UserAnswer(UserAnswer { origin: Origin::IngestCall { conn, call }, result }) => {
+                self.ingest_user_answered(conn, call, result);
+            }
+            LaneMessage::ChannelsAnswer(answer) if let Origin::IngestCall { conn, call } = answer.origin => {
+                self.ingest_channels_answered(conn, call, *answer);
+            }
             LaneMessage::MemberLeave(_)
             | LaneMessage::ChannelCall(_)
             | LaneMessage::ChannelAnswer(_)
@@ -73,8 +87,8 @@ impl Shard {
             }
             (Origin::Ingest { conn, seq, bytes }, Err(error)) => self.ingest_refused(conn, seq, bytes, error),
             (Origin::Client { conn, command }, result) => self.client_publish_answered(conn, command, result.err()),
-            // The control plane has an inbox of its own.
-            (Origin::Control { .. }, _) => self.metrics.add(Metric::LaneStale, 1),
+            // The control plane has an inbox of its own, and calls are not publishes.
+            (Origin::Control { .. } | Origin::IngestCall { .. }, _) => self.metrics.add(Metric::LaneStale, 1),
         }
     }
 

@@ -8,14 +8,19 @@
 //! |---|---|
 //! | `received` | bytes of a peer: upgrade, frames, commands, ingest frames |
 //! | `command` | one client command |
-//! | `ingest` | one frame of a backend |
+//! | `ingest`, `ingest_call` | one frame of a backend |
+//! | `events`, `asked` | what backends are told and asked about clients |
 //! | `lane` | messages of other cores and of this one |
 //! | `timers` | deadlines that have come, upkeep |
 //! | `closing` | every way in which a connection ends |
 
+mod asked;
 mod closing;
 mod command;
+#[allow(dead_code, reason = "sessions tell and ask as soon as they know identities")]
+mod events;
 mod ingest;
+mod ingest_call;
 mod lane;
 mod received;
 mod timers;
@@ -28,11 +33,13 @@ use ringway_wire::frame::write_server_header;
 use ringway_wire::message::MessageLimits;
 
 use crate::connection::{Connection, Phase};
+use crate::events::Events;
 use crate::fanout::{Fanouts, Moved, Taken};
 use crate::frame::Frame;
 use crate::ids::{ConnId, CoreId};
 use crate::ingest_session::IngestSession;
 use crate::lanes::LanesOut;
+use crate::limits::Limits;
 use crate::metrics::{Metric, Metrics};
 use crate::options::Options;
 use crate::outbox::{Outboxes, WriteBatch};
@@ -60,6 +67,8 @@ pub struct Shard {
     to_write: Vec<u32>,
     fanouts: Fanouts,
     owner: Owner,
+    events: Events,
+    lost: events::LostEvents,
     lanes: LanesOut,
     metrics: Metrics,
     actions: Vec<Action>,
@@ -87,7 +96,7 @@ impl Shard {
     pub fn new(options: Options, now_ms: u64) -> Self {
         let limits = &options.limits;
         let mut random = Random::new(options.seed ^ (options.core.0 as u64) << 48);
-        let (owner_seed, fanout_seed) = (random.next_u64(), random.next_u64());
+        let (owner_seed, fanout_seed, events_seed) = (random.next_u64(), random.next_u64(), random.next_u64());
         Shard {
             message_limits: MessageLimits { message_bytes_max: limits.message_bytes_max as usize, utf8: options.utf8 },
             connections: Slots::new(),
@@ -96,6 +105,8 @@ impl Shard {
             to_write: Vec::new(),
             fanouts: Fanouts::new(fanout_seed, limits.outbox_bytes_max),
             owner: Owner::new(limits.clone(), options.boot as u32, owner_seed),
+            events: Events::new(options.core, limits, events_seed),
+            lost: events::LostEvents::default(),
             // One queue more than shards: the control plane's.
             lanes: LanesOut::new(
                 options.core,
@@ -314,19 +325,21 @@ impl Shard {
         if matches!(connection.phase, Phase::Gone) {
             return;
         }
-        let bytes_max = match connection.port {
-            Port::Client => limits.outbox_bytes_max as usize,
-            // A turn may acknowledge all of a backend's credit.
-            Port::Ingest => {
-                limits.outbox_bytes_max as usize + limits.ingest_credit_messages as usize * ANSWER_BYTES_MAX
-            }
-        };
+        let bytes_max = outbox_bytes_max(connection.port, limits, self.options.shards);
         if connection.outbox.bytes() as usize + frame.bytes().len() > bytes_max {
             self.overflow(conn);
             return;
         }
         self.outboxes.push(&mut connection.outbox, frame);
         list(&mut self.to_write, conn.slot, connection);
+    }
+
+    /// Whether so many bytes more may wait for a connection.
+    fn has_outbox_room(&self, conn: ConnId, bytes: usize) -> bool {
+        self.connections.get(conn.slot, conn.generation).is_some_and(|connection| {
+            let max = outbox_bytes_max(connection.port, &self.options.limits, self.options.shards);
+            connection.outbox.bytes() as usize + bytes <= max
+        })
     }
 
     /// Wraps the collected replies into one WebSocket message and queues it.
@@ -397,6 +410,19 @@ impl Shard {
                     *place = index;
                 }
             }
+        }
+    }
+}
+
+/// Bytes that may wait for a connection of a port.
+fn outbox_bytes_max(port: Port, limits: &Limits, shards: u16) -> usize {
+    match port {
+        Port::Client => limits.outbox_bytes_max as usize,
+        // A turn may acknowledge all of a backend's credit, and bring what every shard's window lets through.
+        Port::Ingest => {
+            limits.outbox_bytes_max as usize
+                + limits.ingest_credit_messages as usize * ANSWER_BYTES_MAX
+                + limits.events_window_bytes_per_backend as usize * shards as usize
         }
     }
 }
