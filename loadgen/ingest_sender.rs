@@ -356,7 +356,10 @@ impl IngestSender {
             ServerFrame::GoingAway(_) => self.going_away = true,
             ServerFrame::Fatal(refusal) => return Err(format!("ingest: {} {}", refusal.code, refusal.text)),
             ServerFrame::HelloOk(_) => return Err("ingest: a second hello".to_string()),
-            ServerFrame::Pong { .. } | ServerFrame::Event(_) | ServerFrame::Unknown { .. } => {}
+            ServerFrame::Pong { .. }
+            | ServerFrame::Event(_)
+            | ServerFrame::CallAnswer(_)
+            | ServerFrame::Unknown { .. } => {}
         }
         Ok(())
     }

@@ -1,14 +1,21 @@
-//! What a backend is and may: its hello, its credit, and what each of its frames means.
+//! What a backend is and may: its hello, its credit, its events and calls, and what each of its frames means.
 //!
 //! In: decoded ingest frames. Out: decisions that `shard.rs` carries out, and acknowledgements collected over a turn.
-//! Invariant: the credit told in the hello is never exceeded without ending the connection.
+//! Invariants: the credit told in the hello is never exceeded without ending the connection; calls without an answer
+//! stay within `ingest_calls_in_flight_max`.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-use ringway_wire::ingest::{Ack, Hello, HelloOk, IngestError, PayloadKind, Publish, VERSION};
+use ringway_wire::ingest::{
+    Ack, FEATURE_CALLS, FEATURE_EVENTS, FEATURES, Hello, HelloOk, IngestError, PayloadKind, Publish, TakeEvents,
+    VERSION,
+};
 use subtle::{Choice, ConstantTimeEq};
+use xxhash_rust::xxh3::xxh3_64;
 
+use crate::backends::{BackendId, BackendNotice};
+use crate::call::{CallError, ChannelCount, ChannelsAnswer};
 use crate::lane_message::PublishError;
 use crate::limits::Limits;
 use crate::namespace::{Namespaces, channel_is_valid};
@@ -30,6 +37,26 @@ pub struct IngestSession {
     outstanding_bytes: u64,
     /// Answered in this turn.
     acks: Vec<Ack>,
+    /// What both sides can do.
+    features: u32,
+    /// The instance of its hello, folded.
+    instance: u64,
+    /// It has said which events it wants; every shard knows it.
+    announced: bool,
+    /// Calls not yet answered.
+    calls: u32,
+    /// Those of them whose answers come from every shard.
+    gathers: Vec<Gather>,
+}
+
+/// A call whose answer is gathered from every shard.
+#[derive(Debug)]
+struct Gather {
+    call: u32,
+    shards_left: u16,
+    limit: u32,
+    total: u32,
+    channels: Vec<ChannelCount>,
 }
 
 impl IngestSession {
@@ -48,14 +75,16 @@ impl IngestSession {
             return Err(IngestError::BadToken);
         }
         self.ready = true;
+        self.features = hello.features & FEATURES;
+        self.instance = xxh3_64(&hello.instance);
         Ok(())
     }
 
     /// What the backend is told about the limits that hold for it.
-    pub fn hello_ok<'a>(limits: &Limits, boot: u64, node: &'a str) -> HelloOk<'a> {
+    pub fn hello_ok<'a>(&self, limits: &Limits, boot: u64, node: &'a str) -> HelloOk<'a> {
         HelloOk {
             version: VERSION,
-            features: 0,
+            features: self.features,
             boot,
             credit_messages: limits.ingest_credit_messages,
             credit_bytes: limits.ingest_credit_bytes as u64,
@@ -85,9 +114,78 @@ impl IngestSession {
         self.outstanding_bytes = self.outstanding_bytes.saturating_sub(payload_bytes as u64);
     }
 
-    /// Whether some publish is not answered yet.
+    /// Whether some publish or call is not answered yet.
     pub const fn has_outstanding(&self) -> bool {
-        self.outstanding > 0
+        self.outstanding > 0 || self.calls > 0
+    }
+
+    /// Which events the backend wants from here on, for every shard of `shards`.
+    ///
+    /// # Errors
+    /// [`IngestError::BadFrame`] when it did not say in its hello that it would take any.
+    pub fn take_events(
+        &mut self,
+        take: TakeEvents,
+        backend: BackendId,
+        shards: u16,
+    ) -> Result<BackendNotice, IngestError> {
+        if self.features & FEATURE_EVENTS == 0 {
+            return Err(IngestError::BadFrame);
+        }
+        self.announced = true;
+        let window = if take.window == 0 { 0 } else { (take.window / u32::from(shards)).max(1) };
+        Ok(BackendNotice { backend, instance: self.instance, kinds: take.kinds, window, gone: false })
+    }
+
+    /// Whether events may still be sent to it.
+    pub const fn takes_events(&self) -> bool {
+        self.announced
+    }
+
+    /// It takes no events and acknowledges none any more. None: no shard knows that it did.
+    pub fn withdraw(&mut self, backend: BackendId) -> Option<BackendNotice> {
+        let gone = BackendNotice { backend, instance: self.instance, kinds: Default::default(), window: 0, gone: true };
+        core::mem::take(&mut self.announced).then_some(gone)
+    }
+
+    /// Takes in a call; it is to be answered.
+    ///
+    /// # Errors
+    /// Fatal: it did not say in its hello that it would call.
+    /// `Ok(false)`: too many are under way; it is to be answered busy, and [`Self::call_answered`] is not to be called.
+    pub fn begin_call(&mut self, limits: &Limits) -> Result<bool, IngestError> {
+        if self.features & FEATURE_CALLS == 0 {
+            return Err(IngestError::BadFrame);
+        }
+        let within = self.calls < limits.ingest_calls_in_flight_max;
+        self.calls += u32::from(within);
+        Ok(within)
+    }
+
+    /// A call has its answer.
+    pub const fn call_answered(&mut self) {
+        self.calls = self.calls.saturating_sub(1);
+    }
+
+    /// A call that every shard answers.
+    pub fn gather(&mut self, call: u32, shards_left: u16, limit: u32) {
+        self.gathers.push(Gather { call, shards_left, limit, total: 0, channels: Vec::new() });
+    }
+
+    /// One shard's answer to such a call. The whole of it with the last one: channels by name, and how many there are.
+    pub fn gathered(&mut self, call: u32, answer: ChannelsAnswer) -> Option<(Vec<ChannelCount>, u32)> {
+        let index = self.gathers.iter().position(|gather| gather.call == call)?;
+        let gather = &mut self.gathers[index];
+        gather.total = gather.total.saturating_add(answer.total);
+        gather.channels.extend(answer.channels);
+        gather.shards_left = gather.shards_left.saturating_sub(1);
+        if gather.shards_left > 0 {
+            return None;
+        }
+        let Gather { limit, total, mut channels, .. } = self.gathers.swap_remove(index);
+        channels.sort_unstable_by(|one, other| one.channel.cmp(&other.channel));
+        channels.truncate(limit as usize);
+        Some((channels, total))
     }
 
     /// Collects an acknowledgement.
@@ -129,5 +227,17 @@ pub const fn error_of(error: PublishError) -> IngestError {
         PublishError::BadPayload => IngestError::BadPayload,
         PublishError::TooLarge => IngestError::TooLarge,
         PublishError::Busy => IngestError::Busy,
+    }
+}
+
+/// A call's refusal as the backend sees it.
+pub const fn call_error_of(error: CallError) -> IngestError {
+    match error {
+        CallError::UnknownChannel => IngestError::UnknownChannel,
+        CallError::NotAvailable => IngestError::NotAvailable,
+        CallError::UnrecoverablePosition => IngestError::UnrecoverablePosition,
+        CallError::LimitExceeded => IngestError::LimitExceeded,
+        CallError::BadRequest => IngestError::BadRequest,
+        CallError::Busy => IngestError::Busy,
     }
 }

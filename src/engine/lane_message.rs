@@ -10,6 +10,7 @@ use alloc::vec::Vec;
 
 use ringway_wire::ingest::PayloadKind;
 
+use crate::backends::{BackendId, BackendNotice, Decision};
 use crate::call::{ChannelAnswer, ChannelCall, ChannelsAnswer, ChannelsCall, UserAnswer, UserCall};
 use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId, Offset};
 use crate::namespace::Namespaces;
@@ -70,8 +71,41 @@ pub enum LaneMessage {
     TokenChecked(Box<TokenChecked>),
     /// To every shard: close the connections that came with this token id.
     RevokeToken(Box<str>),
+    /// To every shard: a backend begins, changes or ends to take events.
+    BackendChanged(Box<BackendNotice>),
+    /// To a backend's shard: an event for it.
+    Event(Box<EventDelivery>),
+    /// To the shard that keeps the event: a backend is done with it.
+    EventAcknowledged {
+        /// Who.
+        backend: BackendId,
+        /// The event's number.
+        event: u64,
+    },
+    /// To the shard that keeps the event: a backend has decided.
+    EventAnswered(Box<EventAnswered>),
     /// To every shard: new channel rules. Ids of namespaces that exist keep their meaning.
     Rules(Arc<Namespaces>),
+}
+
+/// An event on its way to a backend.
+#[derive(Debug)]
+pub struct EventDelivery {
+    /// The backend's connection.
+    pub to: ConnId,
+    /// The finished ingest frame.
+    pub frame: Arc<[u8]>,
+}
+
+/// A backend's decision on its way to who asked.
+#[derive(Debug)]
+pub struct EventAnswered {
+    /// Who decided.
+    pub backend: BackendId,
+    /// The event's number.
+    pub event: u64,
+    /// What was decided.
+    pub decision: Decision,
 }
 
 /// A member's subscription has ended.
@@ -112,6 +146,13 @@ pub enum Origin {
         seq: u64,
         /// Payload bytes, whose credit the answer returns.
         bytes: u32,
+    },
+    /// A backend's call.
+    IngestCall {
+        /// The connection.
+        conn: ConnId,
+        /// Number that the backend gave it.
+        call: u32,
     },
     /// A call on the control plane.
     Control {
@@ -303,7 +344,11 @@ impl LaneMessage {
                 LaneMessage::UserCall(call) => call.memory_bytes(),
                 LaneMessage::ChannelsCall(call) => size_of::<ChannelsCall>() + call.pattern.len(),
                 LaneMessage::ChannelsAnswer(answer) => answer.memory_bytes(),
+                LaneMessage::Event(delivery) => size_of::<EventDelivery>() + delivery.frame.len(),
                 LaneMessage::PublishAnswer(_)
+                | LaneMessage::BackendChanged(_)
+                | LaneMessage::EventAcknowledged { .. }
+                | LaneMessage::EventAnswered(_)
                 | LaneMessage::UserAnswer(_)
                 | LaneMessage::TokenChecked(_)
                 | LaneMessage::RevokeToken(_)

@@ -17,6 +17,7 @@
 //! | `publication` | 6 payload and finished frames, encoded once |
 //! | `history`, `presence`, `rate` | 6 a channel's past, who is in it, how often clients may publish |
 //! | `users` | 6 where users are |
+//! | `events`, `backends` | 4 what clients do, on its way to backends and back |
 //! | `lanes`, `lane_message`, `call`, `tokens` | 6 what cores and planes say to each other |
 //! | `variant` | 6 in which encodings subscribers take a publication |
 //! | `fanout` | 7 one publication → this core's subscribers |
@@ -29,6 +30,7 @@
 extern crate alloc;
 
 pub mod authorize;
+pub mod backends;
 pub mod call;
 pub mod connection;
 #[cfg(test)]

@@ -75,6 +75,23 @@ pub struct Limits {
     pub ingest_credit_bytes: u32,
     /// Silence after which a backend is pinged, and after twice that disconnected.
     pub ingest_idle_timeout_ms: u32,
+    /// Calls that one ingest connection may have unanswered. Over: the call is answered busy.
+    pub ingest_calls_in_flight_max: u32,
+    /// Events of clients that one shard keeps for backends: waiting, or sent and neither acknowledged nor answered.
+    /// Over: an event is dropped (counted), or what asks is answered with error 111.
+    pub events_pending_max: u32,
+    /// Bytes of those events. Over: as above.
+    pub events_pending_bytes_max: u32,
+    /// Of those, the events of one client connection. Over: as above.
+    pub events_pending_per_connection_max: u32,
+    /// Events that one shard may have unacknowledged at one backend. Over: further ones wait.
+    pub events_window_per_backend: u32,
+    /// Bytes of them. Over: as above; an event larger than this goes alone.
+    pub events_window_bytes_per_backend: u32,
+    /// From a client's question to the backend's answer. Over: error 100 (temporary). Below the SDKs' own 5 s.
+    pub event_answer_timeout_ms: u32,
+    /// How long an event that asks nothing is kept for a backend to take and acknowledge it. Over: dropped (counted).
+    pub event_deadline_ms: u32,
     /// Bytes waiting for lanes to other shards, per target. Over half: this shard reads no clients or backends.
     /// At the bound: publications for that core are dropped, its subscribers get "insufficient state".
     pub lane_spill_bytes_max: u32,
@@ -123,6 +140,14 @@ impl Limits {
         ingest_credit_messages: 16_384,
         ingest_credit_bytes: 8 * 1024 * 1024,
         ingest_idle_timeout_ms: 30_000,
+        ingest_calls_in_flight_max: 256,
+        events_pending_max: 65_536,
+        events_pending_bytes_max: 64 * 1024 * 1024,
+        events_pending_per_connection_max: 256,
+        events_window_per_backend: 1_024,
+        events_window_bytes_per_backend: 512 * 1024,
+        event_answer_timeout_ms: 4_000,
+        event_deadline_ms: 60_000,
         lane_spill_bytes_max: 64 * 1024 * 1024,
         lane_batch_messages_max: 1_024,
         fanout_deliveries_per_turn_max: 4_096,

@@ -5,6 +5,8 @@
 
 use core::net::IpAddr;
 
+use ringway_wire::ingest::EventKinds;
+
 use crate::ids::{ConnId, CoreId};
 use crate::lane_message::LaneMessage;
 
@@ -117,5 +119,17 @@ pub enum Note {
     IngestConnected {
         /// From where.
         peer: Option<IpAddr>,
+    },
+    /// A backend said which events it takes.
+    EventsTaken {
+        /// From where.
+        peer: Option<IpAddr>,
+        /// Which.
+        kinds: EventKinds,
+    },
+    /// Events of clients were dropped: too many waited for backends, or they waited for too long.
+    EventsLost {
+        /// How many since the last such note.
+        count: u64,
     },
 }

@@ -99,6 +99,12 @@ pub struct Opening {
     pub granted: Vec<Granted>,
     /// Data of the backend for the client.
     pub data: Box<[u8]>,
+    /// Name of the client's software; kept only where backends are told of connects.
+    pub name: Box<str>,
+    /// Its version; as above.
+    pub version: Box<str>,
+    /// What the client sent along; as above.
+    pub request_data: Box<[u8]>,
     /// Commands behind the connect command in its message.
     pub rest: Vec<u8>,
     /// Behind what the outbox held when it began to wait, the answer goes.

@@ -53,6 +53,11 @@ pub const RELATIONS: &[Relation] = &[
         holds: |s| s.limits.ingest_credit_bytes >= s.limits.ingest_frame_bytes_max,
     },
     Relation {
+        key: "limits.events_pending_bytes_max",
+        text: "limits.events_pending_bytes_max must be at least 2 times limits.message_bytes_max: one event must not fill it",
+        holds: |s| u64::from(s.limits.events_pending_bytes_max) >= 2 * u64::from(s.limits.message_bytes_max),
+    },
+    Relation {
         key: "limits.ping_interval_ms",
         text: "limits.ping_interval_ms must be 0 or at least 1000: clients are told whole seconds",
         holds: |s| s.limits.ping_interval_ms == 0 || s.limits.ping_interval_ms >= 1000,

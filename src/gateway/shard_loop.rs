@@ -24,6 +24,7 @@ use ringway_engine::outbox::WriteBatch;
 use ringway_engine::seam::{Accepted, Action, Input, Note, Port};
 use ringway_engine::shard::Shard;
 use ringway_sys::{Completion, Errno, Inbox, ListenOptions, Listener, Op, Ring, Scratch, Socket, Token, Wait};
+use ringway_wire::ingest::EventKind;
 
 use crate::clock;
 use crate::config::SendMode;
@@ -564,5 +565,17 @@ fn log_note(core: CoreId, note: Note) {
         Note::IngestConnected { peer } => {
             log::info("ingest", "a backend connected", &[("shard", &shard), ("peer", &from(peer))]);
         }
+        Note::EventsTaken { peer, kinds } => {
+            let kinds: Vec<_> = EventKind::ALL.into_iter().filter(|kind| kinds.contains(*kind)).collect();
+            let kinds = kinds.iter().map(|kind| kind.label()).collect::<Vec<_>>().join(",");
+            let fields: [(&str, &dyn std::fmt::Display); 3] =
+                [("shard", &shard), ("peer", &from(peer)), ("kinds", &kinds)];
+            log::info("events", "a backend takes events", &fields);
+        }
+        Note::EventsLost { count } => log::warn(
+            "events",
+            "events were dropped because backends did not take them in time; see ringway_events_dropped_total",
+            &[("shard", &shard), ("count", &count)],
+        ),
     }
 }

@@ -1,12 +1,12 @@
 //! Fuzz body of the ingest codec: shared by the fuzz target and the replay of its corpus.
 //!
 //! In: any bytes. Claim: cutting them into frames and decoding each, as the gateway and as a client library do, never
-//! panics; whatever decodes is written again by the encoders and then decodes to the same; a batch yields no more
-//! entries than there are bytes for.
+//! panics; whatever decodes is written again by the encoders and then decodes to the same; a batch or a list yields no
+//! more entries than there are bytes for.
 
 use ringway_wire::ingest::{
-    self, Ack, BatchWriter, ClientFrame, ENTRY_BYTES_MIN, IngestError, Publish, ServerFrame, decode_client,
-    decode_server, frame_len,
+    self, Ack, BatchWriter, ClientFrame, ENTRY_BYTES_MIN, IngestError, Publish, ServerFrame, Verdict, decode_client,
+    decode_event, decode_server, frame_len,
 };
 
 /// Small, so that the bound itself is reached.
@@ -54,6 +54,23 @@ fn client(frame: &[u8]) {
             let Ok(ClientFrame::PublishBatch(second)) = decode_client(&again) else { panic!("batch is lost") };
             assert!(second.eq(entries.into_iter().map(Ok)));
         }
+        Ok(ClientFrame::EventAnswer { event, verdict }) => {
+            ingest::write_event_answer(&mut again, event, &verdict, frame.len())
+                .expect("what was decoded can be written");
+            assert_eq!(again, frame);
+            if let Verdict::Connect(admission) = verdict {
+                let announced = admission.subscriptions.remaining() as usize;
+                assert_eq!(admission.subscriptions.count(), announced);
+            }
+        }
+        Ok(ClientFrame::Call(call)) => {
+            ingest::write_call(&mut again, &call, frame.len()).expect("what was decoded can be written");
+            assert_eq!(again, frame);
+        }
+        Ok(ClientFrame::TakeEvents(take)) => {
+            ingest::write_take_events(&mut again, take);
+            assert_eq!(again, frame);
+        }
         Ok(_) | Err(_) => {}
     }
 }
@@ -87,6 +104,16 @@ fn server(frame: &[u8]) {
         Ok(ServerFrame::Event(event)) => {
             ingest::write_event(&mut again, &event).expect("what was decoded can be written");
             assert_eq!(again, frame);
+            if let Ok(decoded) = decode_event(&event) {
+                again.clear();
+                ingest::write_client_event(&mut again, event.event, &decoded).expect("what was decoded can be written");
+                assert_eq!(again, frame);
+            }
+        }
+        Ok(ServerFrame::CallAnswer(answer)) => {
+            ingest::write_call_answer(&mut again, &answer).expect("what was decoded can be written");
+            let Ok(ServerFrame::CallAnswer(second)) = decode_server(&again) else { panic!("answer is lost") };
+            assert_eq!(answer, second);
         }
         Ok(_) | Err(_) => {}
     }

@@ -9,7 +9,7 @@ use ringway_wire::centrifuge::reply::{ClientError, ReplyWriter};
 
 use super::Shard;
 use super::connect::Refusal;
-use crate::events::{BackendAnswer, Denied};
+use crate::backends::{BackendAnswer, Denied};
 use crate::ids::ConnId;
 use crate::metrics::Metric;
 use crate::session::AskWhat;
@@ -47,8 +47,8 @@ impl Shard {
             return self.metrics.add(Metric::LaneStale, 1);
         };
         match (what, answer) {
-            (AskWhat::Connect, BackendAnswer::Connect(answer)) => match answer {
-                Ok((claims, data)) => self.admit(conn, claims, data),
+            (AskWhat::Connect, BackendAnswer::Connect(answer, data)) => match answer {
+                Ok(claims) => self.admit(conn, claims, data),
                 Err(denied) => self.connect_denied(conn, denied),
             },
             (AskWhat::Subscribe { local }, BackendAnswer::Subscribe(answer)) => {

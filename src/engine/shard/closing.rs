@@ -10,9 +10,9 @@ use ringway_wire::close::CloseReason;
 use ringway_wire::frame::{write_close, write_server_header};
 use ringway_wire::ingest::{IngestError, write_fatal};
 
+use super::events::ClientEvent;
 use super::{Shard, list};
 use crate::connection::{Phase, Until};
-use crate::events::ClientEvent;
 use crate::frame::Frame;
 use crate::ids::{ConnId, CoreId, LocalChannelId};
 use crate::lane_message::{LaneMessage, LeaveRequest};
@@ -122,6 +122,7 @@ impl Shard {
     }
 
     fn finish(&mut self, conn: ConnId, frame: Frame, until: Until) {
+        self.withdraw_backend(conn);
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         connection.phase = Phase::Closing(until);
         connection.outbox.held = false;
@@ -163,13 +164,18 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         match &mut connection.phase {
             Phase::Closing(until) if !connection.outbox.is_empty() => *until = Until::Written,
-            Phase::Ingest { session, .. } if session.has_outstanding() => session.finished = true,
+            Phase::Ingest { session, .. } if session.has_outstanding() => {
+                session.finished = true;
+                // Its last answers still go out, but it can acknowledge no event any more.
+                self.withdraw_backend(conn);
+            }
             _ => self.lost(conn, Metric::PeerClosed),
         }
     }
 
     /// A backend that has finished gets its last acknowledgements, and the end.
     pub(super) fn finish_backend(&mut self, conn: ConnId) {
+        self.withdraw_backend(conn);
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         self.metrics.add(Metric::PeerClosed, 1);
         connection.phase = Phase::Closing(Until::Written);
@@ -199,6 +205,7 @@ impl Shard {
 
     /// Hands the socket back to the driver. Counted by the caller, unless the connection never finished its upgrade.
     pub(super) fn end(&mut self, conn: ConnId, reset: bool) {
+        self.withdraw_backend(conn);
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         connection.phase = Phase::Gone;
         connection.partial = None;

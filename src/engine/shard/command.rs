@@ -10,8 +10,8 @@ use ringway_wire::centrifuge::json;
 use ringway_wire::centrifuge::reply::{ClientError, ReplyWriter};
 
 use super::Shard;
+use super::events::ClientEvent;
 use crate::connection::{Connection, Phase};
-use crate::events::ClientEvent;
 use crate::ids::ConnId;
 use crate::metrics::Metric;
 use crate::session::{AskWhat, Decision, Session, SubscriptionState};

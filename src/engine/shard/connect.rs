@@ -20,11 +20,11 @@ use ringway_wire::centrifuge::reply::{ClientError, ConnectResult, ReplyWriter, S
 use ringway_wire::close::CloseReason;
 
 use super::epoch_text::EpochText;
+use super::events::ClientEvent;
 use super::subscribe::ttl_s;
 use super::{Shard, VERSION};
 use crate::authorize;
 use crate::connection::{Connection, Phase};
-use crate::events::ClientEvent;
 use crate::ids::ConnId;
 use crate::lane_message::RecoverFrom;
 use crate::metrics::Metric;
@@ -34,13 +34,20 @@ use crate::tokens::{ConnectClaims, TokenAsk, TokenCheck, TokenError, TokenSubscr
 
 impl Shard {
     pub(super) fn connect(&mut self, conn: ConnId, id: u32, request: &ConnectRequest<'_>) {
+        let told = self.options.access.connect_events == EventMode::Notify;
         let Some(session) = self.session_mut(conn) else { return };
         let known = request.subs.iter().filter(|sub| sub.recover).map(|sub| Known {
             channel: (&*sub.channel).into(),
             from: RecoverFrom { offset: sub.offset, epoch: epoch(&sub.epoch) },
         });
         session.stage = Stage::Opening;
-        session.opening = Some(Box::new(Opening { command: id, known: known.collect(), ..Opening::default() }));
+        let mut opening = Opening { command: id, known: known.collect(), ..Opening::default() };
+        if told {
+            opening.name = (&*request.name).into();
+            opening.version = (&*request.version).into();
+            opening.request_data = request.data.into();
+        }
+        session.opening = Some(Box::new(opening));
         let number = session.number();
         if !request.token.is_empty() {
             let ask = TokenAsk { core: self.options.core, conn, ask: number };
@@ -49,7 +56,14 @@ impl Shard {
                 TokenCheck::Later => self.wait(conn, number, AskWhat::Connect),
             }
         } else if self.options.access.connect_events == EventMode::Ask {
-            let event = ClientEvent::Connect { data: request.data, name: &request.name, version: &request.version };
+            let event = ClientEvent::Connect {
+                user: "",
+                info: &[],
+                meta: &[],
+                name: &request.name,
+                version: &request.version,
+                data: request.data,
+            };
             match self.ask_backend(conn, number, &event) {
                 Ok(()) => self.wait(conn, number, AskWhat::Connect),
                 Err(denied) => self.connect_denied(conn, denied.into()),
@@ -148,13 +162,26 @@ impl Shard {
         self.metrics.add(Metric::SessionsConnected, 1);
         self.write_connect_result(conn, form, &opening);
         if self.options.access.connect_events == EventMode::Notify {
-            self.tell_backend(conn, &ClientEvent::Connect { data: &[], name: "", version: "" });
+            self.tell_connected(conn, &opening);
         }
         if self.release(conn, opening.behind) {
             self.client_commands(conn, form, &opening.rest);
             // What had been received behind that message.
             self.received(conn, &mut []);
         }
+    }
+
+    fn tell_connected(&mut self, conn: ConnId, opening: &Opening) {
+        let Some(identity) = self.session(conn).and_then(|session| session.identity.clone()) else { return };
+        let event = ClientEvent::Connect {
+            user: &identity.user,
+            info: &identity.info,
+            meta: &identity.meta,
+            name: &opening.name,
+            version: &opening.version,
+            data: &opening.request_data,
+        };
+        self.tell_backend(conn, &event);
     }
 
     fn write_connect_result(&mut self, conn: ConnId, form: Form, opening: &Opening) {

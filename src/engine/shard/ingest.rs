@@ -3,16 +3,18 @@
 //! In: received bytes of ingest connections. Out: publishes to owners, acknowledgements and errors to the backend.
 
 use ringway_wire::ingest::{
-    self, ClientFrame, FRAME_HEADER_BYTES, HELLO_FRAME_BYTES_MAX, IngestError, Publish, write_acks, write_hello_ok,
-    write_nack, write_pong,
+    self, ClientFrame, FRAME_HEADER_BYTES, HELLO_FRAME_BYTES_MAX, IngestError, Publish, TakeEvents, write_acks,
+    write_hello_ok, write_nack, write_pong,
 };
 
 use super::Shard;
+use crate::backends::BackendId;
 use crate::connection::{Connection, Phase};
+use crate::events;
 use crate::frame::Frame;
-use crate::ids::ConnId;
+use crate::ids::{ConnId, CoreId};
 use crate::ingest_session::{IngestSession, check, error_of};
-use crate::lane_message::{LaneMessage, Origin, PublishError, PublishRequest};
+use crate::lane_message::{EventAnswered, LaneMessage, Origin, PublishError, PublishRequest};
 use crate::metrics::Metric;
 use crate::seam::Note;
 
@@ -62,10 +64,24 @@ impl Shard {
                 self.send(conn, pong);
                 Ok(())
             }
-            // Events are not sent yet, so there is nothing to take off a queue.
-            ClientFrame::Pong { .. } | ClientFrame::EventAck { .. } | ClientFrame::Unknown { .. } => Ok(()),
+            ClientFrame::Pong { .. } | ClientFrame::Unknown { .. } => Ok(()),
+            ClientFrame::TakeEvents(take) => self.take_events(conn, take),
+            ClientFrame::EventAck { event } => {
+                let backend = self.backend_id(conn);
+                self.tell_event_keeper(event, LaneMessage::EventAcknowledged { backend, event });
+                Ok(())
+            }
+            ClientFrame::EventAnswer { event, verdict } => {
+                let answered = EventAnswered { backend: self.backend_id(conn), event, decision: (&verdict).into() };
+                self.tell_event_keeper(event, LaneMessage::EventAnswered(answered.into()));
+                Ok(())
+            }
+            ClientFrame::Call(call) => self.ingest_call(conn, &call),
             // The backend has all its acknowledgements and closes; its FIN ends the connection.
-            ClientFrame::Goodbye => Ok(()),
+            ClientFrame::Goodbye => {
+                self.withdraw_backend(conn);
+                Ok(())
+            }
         }
     }
 
@@ -84,12 +100,56 @@ impl Shard {
             return Err(error);
         }
         self.frame.clear();
-        write_hello_ok(&mut self.frame, &IngestSession::hello_ok(&self.options.limits, self.options.boot, NODE_NAME));
+        write_hello_ok(&mut self.frame, &session.hello_ok(&self.options.limits, self.options.boot, NODE_NAME));
         let answer = Frame::from_bytes(&self.frame);
         self.send(conn, answer);
         self.timers.arm(conn.slot, self.now_ms + self.options.limits.ingest_idle_timeout_ms as u64);
         self.note(Note::IngestConnected { peer });
         Ok(())
+    }
+
+    /// # Errors
+    /// What ends the connection.
+    fn take_events(&mut self, conn: ConnId, take: TakeEvents) -> Result<(), IngestError> {
+        let (backend, shards) = (self.backend_id(conn), self.options.shards);
+        let Some(Connection { phase: Phase::Ingest { session, peer }, .. }) =
+            self.connections.get_mut(conn.slot, conn.generation)
+        else {
+            return Ok(());
+        };
+        let (peer, notice) = (*peer, session.take_events(take, backend, shards)?);
+        self.note(Note::EventsTaken { peer, kinds: notice.kinds });
+        self.tell_every_shard(|| LaneMessage::BackendChanged(notice.into()));
+        Ok(())
+    }
+
+    /// What a backend has not acknowledged goes elsewhere. For any connection that ends; most are no backends.
+    pub(super) fn withdraw_backend(&mut self, conn: ConnId) {
+        let backend = self.backend_id(conn);
+        let notice = self.ingest_session_mut(conn).and_then(|session| session.withdraw(backend));
+        if let Some(notice) = notice {
+            self.tell_every_shard(|| LaneMessage::BackendChanged(notice.into()));
+        }
+    }
+
+    const fn backend_id(&self, conn: ConnId) -> BackendId {
+        BackendId { core: self.options.core, conn }
+    }
+
+    /// Sends a message to the shard that keeps an event; the number comes from a backend and may be any.
+    fn tell_event_keeper(&mut self, event: u64, message: LaneMessage) {
+        let keeper = events::core_of(event);
+        if keeper.0 < self.options.shards {
+            self.lanes.push(keeper, message);
+        } else {
+            self.metrics.add(Metric::EventsLate, 1);
+        }
+    }
+
+    pub(super) fn tell_every_shard(&mut self, message: impl Fn() -> LaneMessage) {
+        for core in 0..self.options.shards {
+            self.lanes.push(CoreId(core), message());
+        }
     }
 
     /// # Errors
@@ -174,14 +234,14 @@ impl Shard {
         }
     }
 
-    fn ingest_session(&self, conn: ConnId) -> Option<&IngestSession> {
+    pub(super) fn ingest_session(&self, conn: ConnId) -> Option<&IngestSession> {
         match &self.connections.get(conn.slot, conn.generation)?.phase {
             Phase::Ingest { session, .. } => Some(session),
             _ => None,
         }
     }
 
-    fn ingest_session_mut(&mut self, conn: ConnId) -> Option<&mut IngestSession> {
+    pub(super) fn ingest_session_mut(&mut self, conn: ConnId) -> Option<&mut IngestSession> {
         match &mut self.connections.get_mut(conn.slot, conn.generation)?.phase {
             Phase::Ingest { session, .. } => Some(session),
             _ => None,

@@ -13,7 +13,7 @@ use ringway_wire::ingest::Ack;
 
 use super::Shard;
 use super::subscribe::INSUFFICIENT_STATE;
-use crate::call::ChannelAnswer;
+use crate::call::{ChannelAnswer, UserAnswer};
 use crate::connection::{Connection, Phase};
 use crate::ids::{ConnId, CoreId};
 use crate::lane_message::{LaneMessage, LeaveRequest, Origin, PublishAnswer};
@@ -35,10 +35,23 @@ impl Shard {
             LaneMessage::UserCall(call) if call.origin.is_some() => self.owned_user_call(*call),
             LaneMessage::PublishAnswer(answer) => self.publish_answered(&answer),
             LaneMessage::SubscribeAnswer(answer) => self.subscribe_answered(*answer),
+            LaneMessage::BackendChanged(notice) => self.backend_changed(&notice),
+            LaneMessage::Event(delivery) => self.deliver_event(&delivery),
+            LaneMessage::EventAcknowledged { backend, event } => self.event_acknowledged(backend, event),
+            LaneMessage::EventAnswered(answered) => self.event_answered(*answered),
+            LaneMessage::ChannelAnswer(answer) if let Origin::IngestCall { conn, call } = answer.origin => {
+                self.ingest_channel_answered(conn, call, &answer.result);
+            }
+            LaneMessage::UserAnswer(UserAnswer { origin: Origin::IngestCall { conn, call }, result }) => {
+                self.ingest_user_answered(conn, call, result);
+            }
+            LaneMessage::ChannelsAnswer(answer) if let Origin::IngestCall { conn, call } = answer.origin => {
+                self.ingest_channels_answered(conn, call, *answer);
+            }
             LaneMessage::ChannelAnswer(answer) => self.channel_answered(*answer),
             LaneMessage::TokenChecked(checked) => self.token_checked(*checked),
             LaneMessage::RevokeToken(token_id) => self.revoke_token(&token_id),
-            LaneMessage::UserCall(call) => self.user_order(&call),
+            LaneMessage::UserCall(call) => self.carry_out(&call),
             LaneMessage::Rules(rules) => self.options.namespaces = rules,
             // The control plane has an inbox of its own.
             LaneMessage::UserAnswer(_) | LaneMessage::ChannelsAnswer(_) => self.metrics.add(Metric::LaneStale, 1),
@@ -59,8 +72,8 @@ impl Shard {
             }
             (Origin::Ingest { conn, seq, bytes }, Err(error)) => self.ingest_refused(conn, seq, bytes, error),
             (Origin::Client { conn, command }, result) => self.client_publish_answered(conn, command, result.err()),
-            // The control plane has an inbox of its own.
-            (Origin::Control { .. }, _) => self.metrics.add(Metric::LaneStale, 1),
+            // The control plane has an inbox of its own, and calls are not publishes.
+            (Origin::Control { .. } | Origin::IngestCall { .. }, _) => self.metrics.add(Metric::LaneStale, 1),
         }
     }
 
@@ -68,7 +81,9 @@ impl Shard {
         match answer.origin {
             Origin::Client { conn, command } => self.client_read_answered(conn, command, &answer),
             // The control plane has an inbox of its own.
-            Origin::Ingest { .. } | Origin::Control { .. } => self.metrics.add(Metric::LaneStale, 1),
+            Origin::Ingest { .. } | Origin::IngestCall { .. } | Origin::Control { .. } => {
+                self.metrics.add(Metric::LaneStale, 1);
+            }
         }
     }
 

@@ -9,10 +9,11 @@
 //! | `received` | bytes of a peer: upgrade, frames, commands, ingest frames |
 //! | `command` | one client command |
 //! | `connect`, `subscribe`, `publish`, `read`, `refresh` | what commands ask for, from the command to its answer |
-//! | `asked` | verdicts about tokens and words of backends, which come later |
 //! | `uni` | clients that only listen |
 //! | `user` | orders about a user's connections |
-//! | `ingest` | one frame of a backend |
+//! | `ingest`, `ingest_call` | one frame of a backend |
+//! | `events` | what backends are told and asked about clients |
+//! | `asked` | verdicts about tokens and words of backends, which come later |
 //! | `lane` | messages of other cores and of this one |
 //! | `owned` | what these ask of an owner |
 //! | `timers` | deadlines that have come, upkeep |
@@ -26,6 +27,7 @@ mod connect;
 mod epoch_text;
 mod events;
 mod ingest;
+mod ingest_call;
 mod lane;
 mod owned;
 mod publish;
@@ -46,11 +48,13 @@ use ringway_wire::frame::write_server_header;
 use ringway_wire::message::MessageLimits;
 
 use crate::connection::{Connection, Phase};
+use crate::events::Events;
 use crate::fanout::{Fanouts, Moved, Taken};
 use crate::frame::Frame;
 use crate::ids::{ConnId, CoreId};
 use crate::ingest_session::IngestSession;
 use crate::lanes::LanesOut;
+use crate::limits::Limits;
 use crate::metrics::{Metric, Metrics};
 use crate::options::Options;
 use crate::outbox::{Outboxes, WriteBatch};
@@ -86,6 +90,8 @@ pub struct Shard {
     users: LocalUsers,
     /// Of the users that this core owns.
     user_cores: UserCores,
+    events: Events,
+    lost: events::LostEvents,
     lanes: LanesOut,
     metrics: Metrics,
     actions: Vec<Action>,
@@ -116,6 +122,7 @@ impl Shard {
         let limits = &options.limits;
         let mut random = Random::new(options.seed ^ (options.core.0 as u64) << 48);
         let (owner_seed, fanout_seed, users_seed) = (random.next_u64(), random.next_u64(), random.next_u64());
+        let events_seed = random.next_u64();
         let place = Place { core: options.core, shards: options.shards, boot: options.boot as u32 };
         Shard {
             message_limits: MessageLimits { message_bytes_max: limits.message_bytes_max as usize, utf8: options.utf8 },
@@ -127,6 +134,8 @@ impl Shard {
             users: LocalUsers::new(users_seed),
             owner: Owner::new(limits.clone(), place, owner_seed),
             user_cores: UserCores::new(users_seed),
+            events: Events::new(options.core, limits, events_seed),
+            lost: events::LostEvents::default(),
             // One queue more than shards: the control plane's.
             lanes: LanesOut::new(
                 options.core,
@@ -349,13 +358,7 @@ impl Shard {
         if matches!(connection.phase, Phase::Gone) {
             return;
         }
-        let bytes_max = match connection.port {
-            Port::Client => limits.outbox_bytes_max as usize,
-            // A turn may acknowledge all of a backend's credit.
-            Port::Ingest => {
-                limits.outbox_bytes_max as usize + limits.ingest_credit_messages as usize * ANSWER_BYTES_MAX
-            }
-        };
+        let bytes_max = outbox_bytes_max(connection.port, limits, self.options.shards);
         let bytes = frame.size_bytes();
         if connection.outbox.bytes() as usize + bytes > bytes_max {
             let fits = self.losses.make_room(&mut self.outboxes, &mut connection.outbox, bytes, bytes_max);
@@ -367,6 +370,14 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         self.outboxes.push(&mut connection.outbox, frame);
         list(&mut self.to_write, conn.slot, connection);
+    }
+
+    /// Whether so many bytes more may wait for a connection.
+    fn has_outbox_room(&self, conn: ConnId, bytes: usize) -> bool {
+        self.connections.get(conn.slot, conn.generation).is_some_and(|connection| {
+            let max = outbox_bytes_max(connection.port, &self.options.limits, self.options.shards);
+            connection.outbox.bytes() as usize + bytes <= max
+        })
     }
 
     /// Wraps the collected replies into one WebSocket message and queues it.
@@ -456,6 +467,19 @@ impl Shard {
                     *place = index;
                 }
             }
+        }
+    }
+}
+
+/// Bytes that may wait for a connection of a port.
+fn outbox_bytes_max(port: Port, limits: &Limits, shards: u16) -> usize {
+    match port {
+        Port::Client => limits.outbox_bytes_max as usize,
+        // A turn may acknowledge all of a backend's credit, and bring what every shard's window lets through.
+        Port::Ingest => {
+            limits.outbox_bytes_max as usize
+                + limits.ingest_credit_messages as usize * ANSWER_BYTES_MAX
+                + limits.events_window_bytes_per_backend as usize * shards as usize
         }
     }
 }

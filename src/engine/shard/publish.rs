@@ -9,7 +9,8 @@ use ringway_wire::centrifuge::reply::{ClientError, ReplyWriter};
 use ringway_wire::ingest::PayloadKind;
 
 use super::Shard;
-use crate::events::{ClientEvent, Denied};
+use super::events::ClientEvent;
+use crate::backends::Denied;
 use crate::ids::ConnId;
 use crate::lane_message::{LaneMessage, Origin, PublishError, PublishRequest};
 use crate::metrics::Metric;

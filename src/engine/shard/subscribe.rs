@@ -20,8 +20,9 @@ use ringway_wire::close::CloseReason;
 
 use super::Shard;
 use super::epoch_text::EpochText;
+use super::events::ClientEvent;
+use crate::backends::Denied;
 use crate::connection::{Connection, Phase};
-use crate::events::{ClientEvent, Denied};
 use crate::ids::{ConnId, LocalChannelId};
 use crate::lane_message::{
     LaneMessage, MemberLeave, RecoverFrom, Recovery, SubscribeAnswer, SubscribeRequest, Subscribed,

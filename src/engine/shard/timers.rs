@@ -40,6 +40,7 @@ impl Shard {
             self.swept_ms = self.now_ms;
             let (owner, mut around) = self.owner();
             owner.sweep(&mut around);
+            self.expire_events();
         }
     }
 

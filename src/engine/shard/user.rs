@@ -38,7 +38,7 @@ impl Shard {
     }
 
     /// Does what a backend wants done with the connections of a user.
-    pub(super) fn user_order(&mut self, call: &UserCall) {
+    pub(super) fn carry_out(&mut self, call: &UserCall) {
         let connections: Vec<ConnId> = self.users.connections(&call.user).collect();
         for conn in connections {
             let client = client_id(self.options.boot, self.options.core, conn);

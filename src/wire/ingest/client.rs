@@ -5,6 +5,8 @@
 
 use alloc::vec::Vec;
 
+use super::call::{Call, read_call};
+use super::event::{TakeEvents, Verdict, read_take_events, read_verdict};
 use super::{
     CHANNEL_BYTES_MAX, Cursor, ENTRY_BYTES_MIN, IngestError, KEY_BYTES_MAX, MAGIC, NAME_BYTES_MAX, PayloadKind,
     TOKEN_BYTES_MAX, VERSION, begin_frame, end_frame, kind, write_frame, write_short_text,
@@ -32,11 +34,22 @@ pub enum ClientFrame<'a> {
         /// The ping's.
         nonce: u64,
     },
-    /// The backend has taken this event and all that were sent before it on this connection.
+    /// The backend is done with this event.
     EventAck {
-        /// The event's id.
+        /// The event's number.
         event: u64,
     },
+    /// Which events the backend wants.
+    TakeEvents(TakeEvents),
+    /// The backend's decision about an event.
+    EventAnswer {
+        /// The event's number.
+        event: u64,
+        /// What it decided.
+        verdict: Verdict<'a>,
+    },
+    /// A question or an order.
+    Call(Call<'a>),
     /// The backend sends nothing more here and waits for nothing more.
     Goodbye,
     /// A frame that may be skipped, from a newer backend.
@@ -153,6 +166,9 @@ pub fn decode_client(frame: &[u8]) -> Result<ClientFrame<'_>, IngestError> {
         kind::PONG => ClientFrame::Pong { nonce: body.u64()? },
         kind::EVENT_ACK => ClientFrame::EventAck { event: body.u64()? },
         kind::GOODBYE => ClientFrame::Goodbye,
+        kind::TAKE_EVENTS => ClientFrame::TakeEvents(read_take_events(&mut body)?),
+        kind::EVENT_ANSWER => ClientFrame::EventAnswer { event: body.u64()?, verdict: read_verdict(&mut body)? },
+        kind::CALL => ClientFrame::Call(read_call(&mut body)?),
         _ => return Err(IngestError::BadFrame),
     };
     body.end()?;
@@ -235,7 +251,7 @@ pub fn write_publish(out: &mut Vec<u8>, publish: &Publish<'_>) -> Result<(), Ing
     Ok(())
 }
 
-/// Appends an acknowledgement of events.
+/// Appends an acknowledgement of one event.
 pub fn write_event_ack(out: &mut Vec<u8>, event: u64) {
     write_frame(out, kind::EVENT_ACK, |out| out.extend_from_slice(&event.to_le_bytes()));
 }

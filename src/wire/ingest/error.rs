@@ -4,7 +4,7 @@
 //! can help (temporary) and whether it ends the connection (fatal). `docs/INGEST.md` repeats the table; a test
 //! compares the two.
 //!
-//! Invariants: a number is never given to another meaning. 1xx refuse one publish for good, 2xx refuse one publish for
+//! Invariants: a number is never given to another meaning. 1xx refuse one publish or call for good, 2xx refuse one for
 //! now, 3xx end the connection. Whoever reads an unknown number acts on its flags, which travel beside it.
 
 use core::fmt;
@@ -46,7 +46,15 @@ error_table! {
     BadPayload = 102, "bad payload", "bad_payload", false;
     /// The payload is over `publication_bytes_max`, or the idempotency key over the gateway's limit.
     TooLarge = 103, "too large", "too_large", false;
-    /// A limit of the node was reached, or it is draining; nothing was published.
+    /// The namespace does not have what the call asks for (presence, history), or the gateway does not take calls.
+    NotAvailable = 104, "not available", "not_available", false;
+    /// The position that the call names is of another epoch, or not kept any more.
+    UnrecoverablePosition = 105, "unrecoverable position", "unrecoverable_position", false;
+    /// The answer to the call would be larger than a limit allows; ask for less.
+    LimitExceeded = 106, "limit exceeded", "limit_exceeded", false;
+    /// What the call asks for makes no sense: an empty user, a code out of its range, info that is not JSON.
+    BadRequest = 107, "bad request", "bad_request", false;
+    /// A limit of the node was reached, or it is draining; nothing was published or done.
     Busy = 200, "busy", "busy", true;
     /// Something failed on our side and the outcome is not known; the same idempotency key makes another try safe.
     InternalError = 201, "internal error", "internal_error", true;

@@ -17,6 +17,9 @@
 //!                  | seq u64 if flags bit 0 (batch only; else one more than the entry before) | key | channel | payload
 //! 06 EventAck      event u64
 //! 07 Goodbye       (empty)
+//! 08 TakeEvents    kinds u32 | window u32                                            see `event.rs`
+//! 09 EventAnswer   event u64 | verdict u8 | body                                     see `event.rs`
+//! 0a Call          call u32 | kind u8 | body                                         see `call.rs`
 //!
 //! gateway → backend
 //! 11 HelloOk       version u16 | features u32 | boot u64 | credit_messages u32 | credit_bytes u64 | frame_bytes_max u32
@@ -29,7 +32,8 @@
 //! 14 Nack          seq u64 | code u16 | flags u8 (bit 0: temporary) | text_len u8 | text
 //! 15 Credit        messages i32 | bytes i64 (changes of the window)
 //! 16 GoingAway     deadline_ms u32 | count u8 | count × (len u8 | address)
-//! 17 Event         event u64 | kind u8 | body
+//! 17 Event         event u64 | kind u8 | body                                        see `event.rs`
+//! 18 CallAnswer    call u32 | result u8 | body                                       see `call.rs`
 //!
 //! both ways
 //! 04 Ping          nonce u64
@@ -41,18 +45,29 @@
 //! version is not known yet). A frame type with the top bit set may be skipped by a peer that does not know it; any
 //! other unknown type is [`IngestError::BadFrame`]. The layouts of Hello and Fatal are the same in every version.
 
+mod call;
 mod client;
 mod error;
+mod event;
+mod parts;
 mod server;
 
 use alloc::vec::Vec;
 use core::fmt;
 
+pub use call::{
+    Call, CallAnswer, CallBody, CallResult, ChannelClients, PastPublication, write_call, write_call_answer,
+};
 pub use client::{
     BatchWriter, ClientFrame, Hello, Publish, PublishBatch, decode_client, write_event_ack, write_goodbye, write_hello,
     write_publish,
 };
 pub use error::IngestError;
+pub use event::{
+    Admission, ClientEvent, EventKind, EventKinds, Happened, TakeEvents, Transport, Verdict, decode_event,
+    write_client_event, write_event_answer, write_take_events,
+};
+pub use parts::{Entry, Grant, List, ListBuf, Member, Overrides, Since, Subscription};
 pub use server::{
     Ack, AckWriter, Acks, Addresses, Event, GoingAway, HelloOk, Refusal, ServerFrame, decode_server, write_acks,
     write_credit, write_event, write_fatal, write_going_away, write_hello_ok, write_nack,
@@ -88,8 +103,12 @@ pub const ACKS_PER_FRAME_MAX: usize = 4096;
 /// Bytes of a publish in a frame besides key, channel and payload, in a batch without an explicit number.
 pub const ENTRY_BYTES_MIN: usize = 8;
 
-/// Feature bit of hello and hello-ok: events may be sent on this connection.
+/// Feature bit of hello and hello-ok: events may be taken on this connection.
 pub const FEATURE_EVENTS: u32 = 1;
+/// Feature bit of hello and hello-ok: calls may be made on this connection.
+pub const FEATURE_CALLS: u32 = 2;
+/// What this code can do of all features.
+pub const FEATURES: u32 = FEATURE_EVENTS | FEATURE_CALLS;
 
 const _: () = {
     let hello = FRAME_HEADER_BYTES + 8 + 2 + 2 + 4 + 16 + 2 + TOKEN_BYTES_MAX + 1 + NAME_BYTES_MAX;
@@ -176,7 +195,7 @@ pub fn write_pong(out: &mut Vec<u8>, nonce: u64) {
     write_frame(out, kind::PONG, |out| out.extend_from_slice(&nonce.to_le_bytes()));
 }
 
-/// Frame types. 08 to 0f and 18 to 1f are kept for server calls and answers to events.
+/// Frame types.
 mod kind {
     pub(super) const HELLO: u8 = 0x01;
     pub(super) const PUBLISH: u8 = 0x02;
@@ -185,6 +204,9 @@ mod kind {
     pub(super) const PONG: u8 = 0x05;
     pub(super) const EVENT_ACK: u8 = 0x06;
     pub(super) const GOODBYE: u8 = 0x07;
+    pub(super) const TAKE_EVENTS: u8 = 0x08;
+    pub(super) const EVENT_ANSWER: u8 = 0x09;
+    pub(super) const CALL: u8 = 0x0a;
     pub(super) const HELLO_OK: u8 = 0x11;
     pub(super) const FATAL: u8 = 0x12;
     pub(super) const ACKS: u8 = 0x13;
@@ -192,6 +214,7 @@ mod kind {
     pub(super) const CREDIT: u8 = 0x15;
     pub(super) const GOING_AWAY: u8 = 0x16;
     pub(super) const EVENT: u8 = 0x17;
+    pub(super) const CALL_ANSWER: u8 = 0x18;
     /// Types from here on may be skipped by who does not know them.
     pub(super) const SKIPPABLE: u8 = 0x80;
 }
@@ -277,6 +300,23 @@ fn write_frame(out: &mut Vec<u8>, kind: u8, body: impl FnOnce(&mut Vec<u8>)) {
     end_frame(out, start);
 }
 
+/// Appends a frame, or nothing when its body cannot be written or it would be longer than `frame_bytes_max`.
+fn write_checked(
+    out: &mut Vec<u8>,
+    kind: u8,
+    frame_bytes_max: usize,
+    body: impl FnOnce(&mut Vec<u8>) -> Result<(), IngestError>,
+) -> Result<(), IngestError> {
+    let start = begin_frame(out, kind);
+    let written = body(out);
+    if written.is_err() || out.len() - start > frame_bytes_max {
+        out.truncate(start);
+        return Err(written.err().unwrap_or(IngestError::TooLarge));
+    }
+    end_frame(out, start);
+    Ok(())
+}
+
 /// Appends a length byte and as many whole characters of `text` as `bytes_max` (at most 255) allows.
 fn write_short_text(out: &mut Vec<u8>, text: &str, bytes_max: usize) {
     let text = &text[..text.floor_char_boundary(bytes_max.min(255))];
@@ -284,5 +324,7 @@ fn write_short_text(out: &mut Vec<u8>, text: &str, bytes_max: usize) {
     out.extend_from_slice(text.as_bytes());
 }
 
+#[cfg(test)]
+mod event_tests;
 #[cfg(test)]
 mod tests;

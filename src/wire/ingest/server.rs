@@ -6,6 +6,7 @@
 
 use alloc::vec::Vec;
 
+use super::call::{CallAnswer, read_call_answer};
 use super::{
     ACKS_PER_FRAME_MAX, ADDRESS_BYTES_MAX, ADDRESSES_MAX, Cursor, ERROR_TEXT_BYTES_MAX, FRAME_HEADER_BYTES,
     IngestError, NAME_BYTES_MAX, SERVER_FRAME_BYTES_MAX, begin_frame, end_frame, kind, write_frame, write_short_text,
@@ -56,8 +57,10 @@ pub enum ServerFrame<'a> {
     },
     /// Send nothing new here; wait for the acknowledgements; go on elsewhere.
     GoingAway(GoingAway<'a>),
-    /// Something that a client did.
+    /// Something that a client did; [`super::decode_event`] says what.
     Event(Event<'a>),
+    /// What came of a call.
+    CallAnswer(CallAnswer<'a>),
     /// A frame that may be skipped, from a newer gateway.
     Unknown {
         /// Its type.
@@ -99,6 +102,13 @@ pub struct Refusal<'a> {
     pub temporary: bool,
     /// For people.
     pub text: &'a str,
+}
+
+impl Refusal<'_> {
+    /// As the error table has it.
+    pub const fn of(error: IngestError) -> Refusal<'static> {
+        Refusal { code: error.code(), temporary: error.temporary(), text: error.text() }
+    }
 }
 
 /// A publish that was taken.
@@ -197,10 +207,11 @@ impl<'a> Iterator for Addresses<'a> {
     }
 }
 
-/// Something that a client did. The kinds and bodies are not defined in version 1, which sends none.
+/// Something that a client did, its body not yet decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event<'a> {
-    /// Grows on a connection; an acknowledgement names it.
+    /// Names it: acknowledgement and answer carry it. The same when it is sent again, and no other event's while the
+    /// gateway runs; grows along the events of one client.
     pub event: u64,
     /// What happened.
     pub kind: u8,
@@ -229,6 +240,7 @@ pub fn decode_server(frame: &[u8]) -> Result<ServerFrame<'_>, IngestError> {
             messages: i32::from_le_bytes(body.array()?),
             bytes: i64::from_le_bytes(body.array()?),
         },
+        kind::CALL_ANSWER => ServerFrame::CallAnswer(read_call_answer(&mut body)?),
         kind::PING => ServerFrame::Ping { nonce: body.u64()? },
         kind::PONG => ServerFrame::Pong { nonce: body.u64()? },
         _ => return Err(IngestError::BadFrame),
@@ -258,7 +270,7 @@ fn read_hello_ok(mut body: Cursor<'_>) -> Result<HelloOk<'_>, IngestError> {
     Ok(hello)
 }
 
-fn read_refusal<'a>(body: &mut Cursor<'a>) -> Result<Refusal<'a>, IngestError> {
+pub(super) fn read_refusal<'a>(body: &mut Cursor<'a>) -> Result<Refusal<'a>, IngestError> {
     let code = body.u16()?;
     // Other flag bits may come from a newer gateway: a refusal must stay readable in every version.
     let temporary = body.u8()? & TEMPORARY != 0;
@@ -319,9 +331,13 @@ pub fn write_nack(out: &mut Vec<u8>, seq: u64, error: IngestError) {
 }
 
 fn write_refusal(out: &mut Vec<u8>, error: IngestError) {
-    out.extend_from_slice(&error.code().to_le_bytes());
-    out.push(if error.temporary() { TEMPORARY } else { 0 });
-    write_short_text(out, error.text(), ERROR_TEXT_BYTES_MAX);
+    put_refusal(out, &Refusal::of(error));
+}
+
+pub(super) fn put_refusal(out: &mut Vec<u8>, refusal: &Refusal<'_>) {
+    out.extend_from_slice(&refusal.code.to_le_bytes());
+    out.push(if refusal.temporary { TEMPORARY } else { 0 });
+    write_short_text(out, refusal.text, ERROR_TEXT_BYTES_MAX);
 }
 
 /// Appends a change of the window.
