@@ -294,7 +294,7 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Re
         .build()
         .map_err(|error| failure("cannot start the control plane", error.into()))?;
     // Nothing beside the rules follows a reload yet.
-    let reloader = Reloader::new(config, Arc::clone(shared), Box::new(|_| Ok(())));
+    let reloader = Arc::new(Reloader::new(config, Arc::clone(shared), Box::new(|_| Ok(()))));
     let (calls, received) = control::call_queue();
     let ready = Readiness::new();
     let state = ControlState {

@@ -15,12 +15,12 @@ use std::path::Path;
 use ringway_engine::limits::{Limits, SHARDS_MAX};
 use ringway_engine::namespace::{Allow, EventMode, Namespace, Namespaces};
 use ringway_engine::options::{Access, Origins};
-use subtle::ConstantTimeEq;
 
 use crate::cli::{Cli, RunArgs};
 use crate::config_relations::RELATIONS;
 use crate::config_source::{self, Problem};
 use crate::log::Level;
+pub use crate::secret::Secret;
 
 /// Bytes of a file that holds secrets or the configuration.
 pub const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -122,38 +122,6 @@ impl SendMode {
     /// The mode with this name; `ring` for any other text.
     pub fn from_name(name: &str) -> SendMode {
         if name == "syscall" { SendMode::Syscall } else { SendMode::Ring }
-    }
-}
-
-/// A shared secret. Never printed; compared in constant time.
-#[derive(Clone)]
-pub struct Secret(Box<[u8]>);
-
-impl Secret {
-    /// Wraps the secret's bytes; empty bytes match nothing.
-    pub fn new(bytes: &[u8]) -> Self {
-        Secret(bytes.into())
-    }
-
-    /// Whether no secret is set.
-    pub const fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// Whether `given` is the secret. Takes the same time wherever they differ; only the length can be told from it.
-    pub fn matches(&self, given: &[u8]) -> bool {
-        !self.0.is_empty() && bool::from(self.0.ct_eq(given))
-    }
-
-    /// Whether both are the same secret, or both unset.
-    pub fn same(&self, other: &Secret) -> bool {
-        bool::from(self.0.ct_eq(&other.0))
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.0.is_empty() { "Secret(none)" } else { "Secret(***)" })
     }
 }
 

@@ -7,7 +7,7 @@
 //! | `control`, `control_link` | HTTP on a thread of its own, and its way to the shards |
 //! | `config*`, `cli`, `pages` | one table of keys: file, environment, flags, reference pages |
 //! | `reload` | a changed configuration into a running node |
-//! | `clock`, `log` | time and words |
+//! | `clock`, `log`, `secret` | time, words, and what is not to be told |
 #![forbid(unsafe_code)]
 
 pub mod boot;
@@ -24,5 +24,6 @@ pub mod log;
 pub mod pages;
 mod places;
 pub mod reload;
+pub mod secret;
 pub mod shard_loop;
 pub mod shutdown;

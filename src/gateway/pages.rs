@@ -89,7 +89,8 @@ fn config_page() -> String {
          flags as a run and validates what that run would use.\n\n\
          SIGHUP, or `POST /api/reload`, reads all sources again and applies what needs no restart, without closing a connection.\n\
          What is not valid is refused as a whole: the log and the answer name every problem, and nothing changes. What needs a\n\
-         restart is named there too, and waits for one.\n\n\
+         restart is named there too, and waits for one. Replace the file in one step (write another, rename it): half a file may\n\
+         be valid.\n\n\
          Exit codes: 78 for a configuration that is not valid, 69 when the host refuses, 2 for a wrong command line.\n\n",
     );
     push_section(&mut out, "Process, listeners, rings", PROCESS_ROWS, &defaults, "");

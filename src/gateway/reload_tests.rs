@@ -167,7 +167,7 @@ fn what_is_wrong_is_refused_as_a_whole() {
     {
         assert!(text.contains(words), "{words}: {text}");
     }
-    let missing = fs::remove_file(&node.file).and_then(|()| Ok(node.reloader.reload()));
+    let missing = fs::remove_file(&node.file).map(|()| node.reloader.reload());
     assert!(missing.unwrap().expect_err("no file").to_string().contains("No such file"));
     assert!(node.rules(0).is_empty() && node.rules(1).is_empty() && node.followed.0.lock().unwrap().is_none());
 
