@@ -131,6 +131,8 @@ pub struct PublishRequest {
     pub kind: PayloadKind,
     /// Scoped to the channel; empty: none.
     pub idempotency_key: Box<[u8]>,
+    /// For the subscribers of now: without an offset, and not kept.
+    pub skip_history: bool,
     /// Set when a client published.
     pub publisher: Option<Box<Publisher>>,
     /// Who waits.

@@ -161,6 +161,7 @@ impl Shard {
             payload,
             kind,
             idempotency_key: Box::default(),
+            skip_history: false,
             publisher: Some(Box::new(Publisher { user: Box::default(), client: client.into() })),
             origin: Origin::Client { conn, command: id },
             from: self.options.core,

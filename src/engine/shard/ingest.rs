@@ -111,6 +111,7 @@ impl Shard {
                     payload,
                     kind: publish.kind,
                     idempotency_key: publish.idempotency_key.into(),
+                    skip_history: false,
                     publisher: None,
                     origin: Origin::Ingest { conn, seq: publish.seq, bytes },
                     from: self.options.core,

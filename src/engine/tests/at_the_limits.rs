@@ -84,6 +84,7 @@ fn publish(s: &mut Shard, ch: &str, payload: &[u8], kind: PayloadKind) {
             payload: payload.into(),
             kind,
             idempotency_key: Box::default(),
+            skip_history: false,
             publisher: None,
             origin: Origin::Control { call: 0 },
             from: CoreId(1),
