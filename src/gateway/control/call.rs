@@ -124,6 +124,8 @@ pub enum RevokeError {
 /// A configuration that was read again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Reloaded {
+    /// Keys that changed and hold now.
+    pub applied: Vec<String>,
     /// Keys whose new value holds only after a restart.
     pub needs_restart: Vec<String>,
 }

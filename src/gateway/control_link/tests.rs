@@ -18,7 +18,7 @@ struct TestHooks;
 
 impl Hooks for TestHooks {
     fn reload(&mut self) -> Result<Reloaded, String> {
-        Ok(Reloaded { needs_restart: vec!["shards".into()] })
+        Ok(Reloaded { applied: Vec::new(), needs_restart: vec!["shards".into()] })
     }
 
     fn revoke_token(&mut self, token_id: &str, _until_unix_s: Option<u64>) -> Result<(), String> {

@@ -150,6 +150,8 @@ pub(super) struct ReloadRequest {}
 /// The new configuration holds.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct ReloadResult {
+    /// Keys that changed and hold now.
+    applied: Vec<String>,
     /// Keys whose new value holds only after a restart.
     needs_restart: Vec<String>,
 }
@@ -162,7 +164,7 @@ impl Start for ReloadRequest {
             let work: Work<ReloadResult> = Box::pin(async move {
                 let refused = |why| ApiError::conflict(format!("the configuration was refused: {why}"));
                 let reloaded = waiting.answer(refused).await?;
-                Ok(ReloadResult { needs_restart: reloaded.needs_restart })
+                Ok(ReloadResult { applied: reloaded.applied, needs_restart: reloaded.needs_restart })
             });
             work
         }))

@@ -73,7 +73,7 @@ pub(super) fn other_shards(call: Call) {
             });
         }
         Call::Reload { reply } => {
-            let _ = reply.send(Ok(Reloaded { needs_restart: vec!["shards".into()] }));
+            let _ = reply.send(Ok(Reloaded { applied: Vec::new(), needs_restart: vec!["shards".into()] }));
         }
     }
 }
@@ -301,7 +301,10 @@ fn calls_about_the_node() {
     assert!(node["process"]["rss"].as_u64().is_some_and(|rss| rss > 100_000), "{node}");
     assert_eq!(answer(&server, "info", &json!({}))["result"]["nodes"][0]["uid"], node["uid"]);
 
-    assert_eq!(answer(&server, "reload", &json!({})), json!({ "result": { "needs_restart": ["shards"] } }));
+    assert_eq!(
+        answer(&server, "reload", &json!({})),
+        json!({ "result": { "applied": [], "needs_restart": ["shards"] } })
+    );
     for body in [json!({ "token_id": "t" }), json!({ "uid": "t" }), json!({ "token_id": "t", "expire_at": 0 })] {
         assert_eq!(answer(&server, "revoke_token", &body), json!({ "result": {} }), "{body}");
     }
