@@ -131,10 +131,10 @@ pub struct PublishRequest {
     pub kind: PayloadKind,
     /// Scoped to the channel; empty: none.
     pub idempotency_key: Box<[u8]>,
-    /// For the subscribers of now: without an offset, and not kept.
-    pub skip_history: bool,
     /// Set when a client published.
     pub publisher: Option<Box<Publisher>>,
+    /// It gets no offset and is not kept: who is not there misses it.
+    pub skip_history: bool,
     /// Who waits.
     pub origin: Origin,
     /// Where it waits.

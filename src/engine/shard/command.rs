@@ -161,8 +161,8 @@ impl Shard {
             payload,
             kind,
             idempotency_key: Box::default(),
-            skip_history: false,
             publisher: Some(Box::new(Publisher { user: Box::default(), client: client.into() })),
+            skip_history: false,
             origin: Origin::Client { conn, command: id },
             from: self.options.core,
         };

@@ -111,8 +111,8 @@ impl Shard {
                     payload,
                     kind: publish.kind,
                     idempotency_key: publish.idempotency_key.into(),
-                    skip_history: false,
                     publisher: None,
+                    skip_history: false,
                     origin: Origin::Ingest { conn, seq: publish.seq, bytes },
                     from: self.options.core,
                 };
