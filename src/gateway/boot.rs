@@ -25,8 +25,8 @@ use ringway_sys::{
 use crate::cli::{EXIT_FAILURE, EXIT_OK, EXIT_UNAVAILABLE};
 use crate::clock;
 use crate::config::Config;
-use crate::control::{self, ControlOptions, ControlState, MetricsHub, Phase, Readiness};
-use crate::control_link;
+use crate::control::{self, ControlOptions, ControlState, MetricsHub, NoHooks, Phase, Readiness};
+use crate::control_link::{self, LinkParts};
 use crate::log;
 use crate::reload::Reloader;
 use crate::shard_loop::{ShardLoop, ShardParts, Shared};
@@ -297,6 +297,7 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Re
     let reloader = Arc::new(Reloader::new(config, Arc::clone(shared), Box::new(|_| Ok(()))));
     let (calls, received) = control::call_queue();
     let ready = Readiness::new();
+    let parts = LinkParts { namespaces: Arc::new(config.namespaces.clone()), hooks: Box::new(NoHooks) };
     let state = ControlState {
         listener,
         metrics: Arc::clone(&shared.metrics),
@@ -312,7 +313,7 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Re
             announce(config, started, control);
             tokio::select! {
                 result = control::serve(state) => result,
-                result = control_link::serve(Arc::clone(shared), received) => result,
+                result = control_link::serve(Arc::clone(shared), parts, received) => result,
                 never = reloader.serve(hangups) => match never {},
                 name = stop => {
                     log::info("boot", "stopping", &[("signal", &name)]);
