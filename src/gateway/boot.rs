@@ -1,7 +1,7 @@
 //! From a configuration to a running node, in the order that private file tables need (KERNEL notes in ARCHITECTURE).
 //!
 //! ```text
-//! main     refuse a second instance · open the wake-up descriptors · nothing else
+//! main     refuse a second instance · open the wake-up descriptors · start the token threads · nothing else
 //! shard k  split its file table · ring · listeners (shard 0 first: it finds the port when 0 was asked for)
 //! main     all shards listen -> open the control port, say "ready", wait for a signal
 //! ```
@@ -17,11 +17,12 @@ use std::thread::JoinHandle;
 use ringway_engine::ids::CoreId;
 use ringway_engine::options::Options;
 use ringway_engine::shard::Shard;
-use ringway_engine::tokens::NoTokens;
+use ringway_engine::tokens::Tokens;
 use ringway_sys::{
     Errno, Inbox, InstanceLock, ListenOptions, Listener, Ring, RingOptions, port_holder, thread as sys_thread,
 };
 
+use crate::auth::Auth;
 use crate::cli::{EXIT_FAILURE, EXIT_OK, EXIT_UNAVAILABLE};
 use crate::clock;
 use crate::config::Config;
@@ -76,8 +77,12 @@ fn start(mut config: Config) -> Result<(), Refusal> {
         stop_timeout_ms: STOP_TIMEOUT_MS,
     });
     let config = Arc::new(config);
-    let started = start_shards(&config, &shared)?;
-    let served = serve_control(&config, &shared, &started);
+    // Its threads wake shards and the control plane, so they share the table of main.
+    let auth = Auth::start(&config.auth, &shared.inboxes)
+        .map_err(|errno| failure("cannot start the threads that check tokens", errno))?;
+    shared.metrics.show_auth(&auth);
+    let started = start_shards(&config, &shared, &auth)?;
+    let served = serve_control(&config, &shared, &auth, &started);
     shared.stop.store(true, Ordering::Release);
     for inbox in &shared.inboxes {
         inbox.wake_if_asleep();
@@ -149,15 +154,15 @@ struct Started {
 /// What a shard's thread reports once: where it listens.
 type Report = Result<(SocketAddr, SocketAddr), Refusal>;
 
-fn start_shards(config: &Arc<Config>, shared: &Arc<Shared>) -> Result<Started, Refusal> {
+fn start_shards(config: &Arc<Config>, shared: &Arc<Shared>, auth: &Arc<Auth>) -> Result<Started, Refusal> {
     let boot = random();
     let (mut client, mut ingest) = (config.client.listen, config.ingest.listen);
     let mut threads = Vec::new();
     for core in 0..config.shards {
         let (report, reported) = mpsc::sync_channel::<Report>(1);
-        let (config, shared) = (Arc::clone(config), Arc::clone(shared));
+        let (config, shared, tokens) = (Arc::clone(config), Arc::clone(shared), Arc::clone(auth));
         let addresses = (client, ingest);
-        let body = move || run_shard(CoreId(core), &config, shared, boot, addresses, &report);
+        let body = move || run_shard(CoreId(core), &config, shared, tokens, boot, addresses, &report);
         let thread = sys_thread::spawn_named(&format!("shard-{core}"), body)
             .map_err(|errno| failure("cannot start a shard's thread", errno))?;
         threads.push(thread);
@@ -173,11 +178,12 @@ fn run_shard(
     core: CoreId,
     config: &Config,
     shared: Arc<Shared>,
+    tokens: Arc<dyn Tokens>,
     boot: u64,
     addresses: (SocketAddr, SocketAddr),
     report: &mpsc::SyncSender<Report>,
 ) -> Result<(), Errno> {
-    match open_shard(core, config, shared, boot, addresses) {
+    match open_shard(core, config, shared, tokens, boot, addresses) {
         Ok((shard_loop, addresses)) => {
             // Boot waits for it.
             let _ = report.send(Ok(addresses));
@@ -211,6 +217,7 @@ fn open_shard(
     core: CoreId,
     config: &Config,
     shared: Arc<Shared>,
+    tokens: Arc<dyn Tokens>,
     boot: u64,
     (client, ingest): (SocketAddr, SocketAddr),
 ) -> Result<(ShardLoop, (SocketAddr, SocketAddr)), Refusal> {
@@ -237,7 +244,7 @@ fn open_shard(
         boot,
         limits: config.engine.clone(),
         namespaces: Arc::new(config.namespaces.clone()),
-        tokens: Arc::new(NoTokens),
+        tokens,
         access: config.access.clone(),
         utf8: |bytes| simdutf8::basic::from_utf8(bytes).is_ok(),
     };
@@ -282,7 +289,7 @@ fn pin(core: CoreId) {
 }
 
 /// Serves the control port on this thread until a signal.
-fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Result<(), Refusal> {
+fn serve_control(config: &Config, shared: &Arc<Shared>, auth: &Arc<Auth>, started: &Started) -> Result<(), Refusal> {
     let listener = std::net::TcpListener::bind(config.control.listen).map_err(|error| Refusal {
         text: format!("cannot listen on the control port {}: {error}", config.control.listen),
         exit: EXIT_UNAVAILABLE,
@@ -306,6 +313,8 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Re
             let stop = shutdown::signal()?;
             ready.set(Phase::Ready);
             announce(config, started, control);
+            // Ends with the runtime.
+            tokio::spawn(auth.keep_keys_fresh());
             tokio::select! {
                 result = control::serve(state) => result,
                 result = control_link::serve(Arc::clone(shared), received) => result,

@@ -17,6 +17,7 @@ use ringway_engine::namespace::{Allow, Namespace, Namespaces};
 use ringway_engine::options::{Access, Origins};
 use subtle::ConstantTimeEq;
 
+use crate::auth::config::{AuthConfig, AuthSettings};
 use crate::cli::{Cli, RunArgs};
 use crate::config_relations::RELATIONS;
 use crate::config_source::{self, Problem};
@@ -55,6 +56,10 @@ pub struct Config {
     pub namespaces: Namespaces,
     /// Who may come in.
     pub access: Access,
+    /// Keys of tokens, and what tokens must say.
+    pub auth: AuthConfig,
+    /// What was found odd about `auth.*` while its secrets were still at hand.
+    auth_warnings: Vec<String>,
 }
 
 /// The client port.
@@ -196,6 +201,7 @@ pub struct Settings {
     pub namespace: Namespace,
     pub namespaces: Vec<Namespace>,
     pub catch_all: bool,
+    pub auth: AuthSettings,
 }
 
 impl Default for Settings {
@@ -229,6 +235,7 @@ impl Default for Settings {
             namespace: Namespace::closed(""),
             namespaces: Vec::new(),
             catch_all: false,
+            auth: AuthSettings::default(),
         }
     }
 }
@@ -253,6 +260,7 @@ impl Settings {
                 ..Namespace::closed("")
             },
             catch_all: true,
+            auth: AuthSettings { hmac_secrets: vec!["dev".into()], ..AuthSettings::default() },
             ..Settings::default()
         }
     }
@@ -316,11 +324,10 @@ impl Config {
     /// What is allowed and yet probably not meant, one text each. For the log at start and for `ringway check`.
     pub fn warnings(&self) -> Vec<String> {
         let mut out = Vec::new();
-        if !self.access.anonymous {
-            out.push(
-                "client.anonymous is false and there is no other way to authenticate: no client can connect".into(),
-            );
+        if !self.access.anonymous && !self.auth.has_keys() {
+            out.push("client.anonymous is false and no key for tokens is set (auth.*): no client can connect".into());
         }
+        out.extend(self.auth_warnings.iter().cloned());
         if !self.control.listen.ip().is_loopback() {
             out.push(format!(
                 "control.listen is {}: whoever reaches it reads /metrics, and the API key travels unencrypted",
@@ -359,6 +366,9 @@ impl Settings {
             if !self.ingest_tokens_file.is_empty() && self.ingest_tokens == Settings::dev().ingest_tokens {
                 self.ingest_tokens.clear();
             }
+            if !self.auth.hmac_secrets_file.is_empty() && self.auth.hmac_secrets == Settings::dev().auth.hmac_secrets {
+                self.auth.hmac_secrets.clear();
+            }
         }
         for relation in RELATIONS {
             if !(relation.holds)(&self) {
@@ -379,11 +389,15 @@ impl Settings {
                 return None;
             }
         };
+        let auth_warnings = if dev { Vec::new() } else { self.auth.warnings() };
+        let auth = self.auth.finish(problems);
         if problems.len() > known {
             return None;
         }
         Some(Config {
             dev,
+            auth: auth?,
+            auth_warnings,
             shards: if self.shards == 0 { cores() } else { self.shards },
             pin_shards: self.pin_shards,
             takeover: self.takeover,
@@ -446,6 +460,12 @@ impl Settings {
             match read_secrets(Path::new(&self.ingest_tokens_file)) {
                 Ok(lines) => self.ingest_tokens = lines,
                 Err(text) => problems.push(Problem::between("ingest.tokens_file", &text)),
+            }
+        }
+        if !self.auth.hmac_secrets_file.is_empty() {
+            match read_secrets(Path::new(&self.auth.hmac_secrets_file)) {
+                Ok(lines) => self.auth.hmac_secrets = lines,
+                Err(text) => problems.push(Problem::between("auth.hmac_secrets_file", &text)),
             }
         }
     }

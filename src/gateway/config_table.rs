@@ -11,6 +11,7 @@ use ringway_engine::limits::SHARDS_MAX;
 use ringway_engine::namespace::{Allow, Namespace};
 use ringway_wire::ingest::PayloadKind;
 
+use crate::auth::rows::AUTH_ROWS;
 use crate::config::{SendMode, Settings};
 use crate::log::Level;
 
@@ -405,7 +406,7 @@ pub const NAMESPACES_ROWS: &[Row<Settings>] = &[Row {
 
 /// All rows of [`Settings`], in the order of the file.
 pub fn rows() -> impl Iterator<Item = &'static Row<Settings>> {
-    PROCESS_ROWS.iter().chain(LIMIT_ROWS).chain(NAMESPACES_ROWS)
+    PROCESS_ROWS.iter().chain(AUTH_ROWS).chain(LIMIT_ROWS).chain(NAMESPACES_ROWS)
 }
 
 const ALLOW_NAMES: &[&str] = &["backend", "token", "subscriber", "authenticated", "anyone"];

@@ -9,6 +9,8 @@ use ringway_engine::metrics::TABLE;
 use ringway_engine::namespace::Namespace;
 use ringway_wire::close::CloseReason;
 
+use crate::auth::metrics::AUTH_ROWS as AUTH_METRICS;
+use crate::auth::rows::AUTH_ROWS;
 use crate::config::Settings;
 use crate::config_relations::RELATIONS;
 use crate::config_table::{Field, LIMIT_ROWS, NAMESPACE_ROWS, NAMESPACES_ROWS, PROCESS_ROWS, Row, rows};
@@ -89,6 +91,7 @@ fn config_page() -> String {
          Exit codes: 78 for a configuration that is not valid, 69 when the host refuses, 2 for a wrong command line.\n\n",
     );
     push_section(&mut out, "Process, listeners, rings", PROCESS_ROWS, &defaults, "");
+    push_section(&mut out, "Tokens", AUTH_ROWS, &defaults, "");
     push_section(&mut out, "Limits", LIMIT_ROWS, &defaults, "");
     out.push_str("## Namespaces\n\n`[namespace]` is the default one, for channels without a prefix. `[[namespaces]]`, only in the file, with a `name`, is\nfor channels `name:...`. A namespace that is not configured does not exist: error 102.\n\n");
     push_table(&mut out, NAMESPACE_ROWS, &Namespace::closed(""), "namespace.");
@@ -166,6 +169,10 @@ fn metrics_page() -> String {
             publish::API_NAME,
             publish::API_HELP
         );
+    }
+    for row in AUTH_METRICS {
+        let labels = if row.labels.is_empty() { String::new() } else { format!("{{{}}}", row.labels) };
+        let _ = writeln!(out, "| `{}{labels}` | {} | {} |", row.name, row.kind, row.help);
     }
     for row in process::PROCESS_ROWS {
         let _ = writeln!(out, "| `{}` | {} | {} |", row.name, row.kind, row.help);
