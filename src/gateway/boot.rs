@@ -1,7 +1,7 @@
 //! From a configuration to a running node, in the order that private file tables need (KERNEL notes in ARCHITECTURE).
 //!
 //! ```text
-//! main     refuse a second instance · open the wake-up descriptors · nothing else
+//! main     refuse a second instance · open the wake-up descriptors · start the token threads · nothing else
 //! shard k  split its file table · ring · listeners (shard 0 first: it finds the port when 0 was asked for)
 //! main     all shards listen -> open the control port, say "ready", wait for a signal
 //! ```
@@ -17,15 +17,16 @@ use std::thread::JoinHandle;
 use ringway_engine::ids::CoreId;
 use ringway_engine::options::Options;
 use ringway_engine::shard::Shard;
-use ringway_engine::tokens::NoTokens;
+use ringway_engine::tokens::Tokens;
 use ringway_sys::{
     Errno, Inbox, InstanceLock, ListenOptions, Listener, Ring, RingOptions, port_holder, thread as sys_thread,
 };
 
+use crate::auth::Auth;
 use crate::cli::{EXIT_FAILURE, EXIT_OK, EXIT_UNAVAILABLE};
 use crate::clock;
 use crate::config::Config;
-use crate::control::{self, ControlOptions, ControlState, MetricsHub, NoHooks, Phase, Readiness};
+use crate::control::{self, ControlOptions, ControlState, Hooks, MetricsHub, Phase, Readiness, Reloaded};
 use crate::control_link::{self, LinkParts};
 use crate::log;
 use crate::reload::Reloader;
@@ -77,8 +78,12 @@ fn start(mut config: Config) -> Result<(), Refusal> {
         stop_timeout_ms: STOP_TIMEOUT_MS,
     });
     let config = Arc::new(config);
-    let started = start_shards(&config, &shared)?;
-    let served = serve_control(&config, &shared, &started);
+    // Its threads wake shards and the control plane, so they share the table of main.
+    let auth = Auth::start(&config.auth, &shared.inboxes)
+        .map_err(|errno| failure("cannot start the threads that check tokens", errno))?;
+    shared.metrics.show_auth(&auth);
+    let started = start_shards(&config, &shared, &auth)?;
+    let served = serve_control(&config, &shared, &auth, &started);
     shared.stop.store(true, Ordering::Release);
     for inbox in &shared.inboxes {
         inbox.wake_if_asleep();
@@ -150,15 +155,15 @@ struct Started {
 /// What a shard's thread reports once: where it listens.
 type Report = Result<(SocketAddr, SocketAddr), Refusal>;
 
-fn start_shards(config: &Arc<Config>, shared: &Arc<Shared>) -> Result<Started, Refusal> {
+fn start_shards(config: &Arc<Config>, shared: &Arc<Shared>, auth: &Arc<Auth>) -> Result<Started, Refusal> {
     let boot = random();
     let (mut client, mut ingest) = (config.client.listen, config.ingest.listen);
     let mut threads = Vec::new();
     for core in 0..config.shards {
         let (report, reported) = mpsc::sync_channel::<Report>(1);
-        let (config, shared) = (Arc::clone(config), Arc::clone(shared));
+        let (config, shared, tokens) = (Arc::clone(config), Arc::clone(shared), Arc::clone(auth));
         let addresses = (client, ingest);
-        let body = move || run_shard(CoreId(core), &config, shared, boot, addresses, &report);
+        let body = move || run_shard(CoreId(core), &config, shared, tokens, boot, addresses, &report);
         let thread = sys_thread::spawn_named(&format!("shard-{core}"), body)
             .map_err(|errno| failure("cannot start a shard's thread", errno))?;
         threads.push(thread);
@@ -174,11 +179,12 @@ fn run_shard(
     core: CoreId,
     config: &Config,
     shared: Arc<Shared>,
+    tokens: Arc<dyn Tokens>,
     boot: u64,
     addresses: (SocketAddr, SocketAddr),
     report: &mpsc::SyncSender<Report>,
 ) -> Result<(), Errno> {
-    match open_shard(core, config, shared, boot, addresses) {
+    match open_shard(core, config, shared, tokens, boot, addresses) {
         Ok((shard_loop, addresses)) => {
             // Boot waits for it.
             let _ = report.send(Ok(addresses));
@@ -212,6 +218,7 @@ fn open_shard(
     core: CoreId,
     config: &Config,
     shared: Arc<Shared>,
+    tokens: Arc<dyn Tokens>,
     boot: u64,
     (client, ingest): (SocketAddr, SocketAddr),
 ) -> Result<(ShardLoop, (SocketAddr, SocketAddr)), Refusal> {
@@ -238,7 +245,7 @@ fn open_shard(
         boot,
         limits: config.engine.clone(),
         namespaces: Arc::new(config.namespaces.clone()),
-        tokens: Arc::new(NoTokens),
+        tokens,
         access: config.access.clone(),
         utf8: |bytes| simdutf8::basic::from_utf8(bytes).is_ok(),
     };
@@ -283,7 +290,7 @@ fn pin(core: CoreId) {
 }
 
 /// Serves the control port on this thread until a signal.
-fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Result<(), Refusal> {
+fn serve_control(config: &Config, shared: &Arc<Shared>, auth: &Arc<Auth>, started: &Started) -> Result<(), Refusal> {
     let listener = std::net::TcpListener::bind(config.control.listen).map_err(|error| Refusal {
         text: format!("cannot listen on the control port {}: {error}", config.control.listen),
         exit: EXIT_UNAVAILABLE,
@@ -293,11 +300,18 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Re
         .enable_all()
         .build()
         .map_err(|error| failure("cannot start the control plane", error.into()))?;
-    // Nothing beside the rules follows a reload yet.
-    let reloader = Arc::new(Reloader::new(config, Arc::clone(shared), Box::new(|_| Ok(()))));
+    let keys = Arc::clone(auth);
+    let follow = Box::new(move |config: &Config| {
+        keys.replace(&config.auth);
+        Ok(())
+    });
+    let reloader = Arc::new(Reloader::new(config, Arc::clone(shared), follow));
     let (calls, received) = control::call_queue();
     let ready = Readiness::new();
-    let parts = LinkParts { namespaces: Arc::new(config.namespaces.clone()), hooks: Box::new(NoHooks) };
+    let parts = LinkParts {
+        namespaces: Arc::new(config.namespaces.clone()),
+        hooks: Box::new(NodeHooks { reloader: Arc::clone(&reloader), auth: Arc::clone(auth) }),
+    };
     let state = ControlState {
         listener,
         metrics: Arc::clone(&shared.metrics),
@@ -311,6 +325,8 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Re
             let (stop, hangups) = (shutdown::signal()?, shutdown::hangups()?);
             ready.set(Phase::Ready);
             announce(config, started, control);
+            // Ends with the runtime.
+            tokio::spawn(auth.keep_keys_fresh());
             tokio::select! {
                 result = control::serve(state) => result,
                 result = control_link::serve(Arc::clone(shared), parts, received) => result,
@@ -356,4 +372,22 @@ fn failure(what: &str, errno: Errno) -> Refusal {
 fn random() -> u64 {
     use std::hash::{BuildHasher, Hasher};
     std::hash::RandomState::new().build_hasher().finish()
+}
+
+/// What the HTTP API may do to the node as a whole.
+struct NodeHooks {
+    reloader: Arc<Reloader>,
+    auth: Arc<Auth>,
+}
+
+impl Hooks for NodeHooks {
+    fn reload(&mut self) -> Result<Reloaded, String> {
+        let report = self.reloader.reload().map_err(|error| error.to_string())?;
+        Ok(Reloaded { applied: report.applied, needs_restart: report.restart })
+    }
+
+    fn revoke_token(&mut self, token_id: &str, until_unix_s: Option<u64>) -> Result<(), String> {
+        self.auth.revoke_token(token_id, until_unix_s.unwrap_or(0));
+        Ok(())
+    }
 }

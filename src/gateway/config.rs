@@ -16,6 +16,7 @@ use ringway_engine::limits::{Limits, SHARDS_MAX};
 use ringway_engine::namespace::{Allow, EventMode, Namespace, Namespaces};
 use ringway_engine::options::{Access, Origins};
 
+use crate::auth::config::{AuthConfig, AuthSettings};
 use crate::cli::{Cli, RunArgs};
 use crate::config_relations::RELATIONS;
 use crate::config_source::{self, Problem};
@@ -57,6 +58,10 @@ pub struct Config {
     pub args: RunArgs,
     /// Values as they were given; a reload compares them.
     pub settings: Settings,
+    /// Keys of tokens, and what tokens must say.
+    pub auth: AuthConfig,
+    /// What was found odd about `auth.*` while its secrets were still at hand.
+    auth_warnings: Vec<String>,
 }
 
 /// The client port.
@@ -193,6 +198,7 @@ pub struct Settings {
     pub namespace: Namespace,
     pub namespaces: Vec<Namespace>,
     pub catch_all: bool,
+    pub auth: AuthSettings,
 }
 
 impl Default for Settings {
@@ -238,6 +244,7 @@ impl Default for Settings {
             namespace: Namespace::closed(""),
             namespaces: Vec::new(),
             catch_all: false,
+            auth: AuthSettings::default(),
         }
     }
 }
@@ -271,6 +278,7 @@ impl Settings {
                 ..Namespace::closed("")
             },
             catch_all: true,
+            auth: AuthSettings { hmac_secrets: vec!["dev".into()], ..AuthSettings::default() },
             ..Settings::default()
         }
     }
@@ -333,11 +341,10 @@ impl Config {
     /// What is allowed and yet probably not meant, one text each. For the log at start and for `ringway check`.
     pub fn warnings(&self) -> Vec<String> {
         let mut out = Vec::new();
-        if !self.access.anonymous {
-            out.push(
-                "client.anonymous is false and there is no other way to authenticate: no client can connect".into(),
-            );
+        if !self.access.anonymous && !self.auth.has_keys() {
+            out.push("client.anonymous is false and no key for tokens is set (auth.*): no client can connect".into());
         }
+        out.extend(self.auth_warnings.iter().cloned());
         if !self.control.listen.ip().is_loopback() {
             out.push(format!(
                 "control.listen is {}: whoever reaches it reads /metrics, and the API key travels unencrypted",
@@ -388,6 +395,9 @@ impl Settings {
             if !self.ingest_tokens_file.is_empty() && self.ingest_tokens == Settings::dev().ingest_tokens {
                 self.ingest_tokens.clear();
             }
+            if !self.auth.hmac_secrets_file.is_empty() && self.auth.hmac_secrets == Settings::dev().auth.hmac_secrets {
+                self.auth.hmac_secrets.clear();
+            }
         }
         for relation in RELATIONS {
             if !(relation.holds)(&self) {
@@ -404,8 +414,14 @@ impl Settings {
             Ok(namespaces) if problems.is_empty() => namespaces.with_catch_all(self.catch_all),
             _ => return Err(ConfigError { problems }),
         };
+        let auth_warnings = if dev { Vec::new() } else { self.auth.warnings() };
+        let Some(auth) = self.auth.finish(&mut problems).filter(|_| problems.is_empty()) else {
+            return Err(ConfigError { problems });
+        };
         Ok(Config {
             dev,
+            auth,
+            auth_warnings,
             shards: if self.shards == 0 { cores() } else { self.shards },
             pin_shards: self.pin_shards,
             takeover: self.takeover,
@@ -477,6 +493,12 @@ impl Settings {
             match read_secrets(Path::new(&self.ingest_tokens_file)) {
                 Ok(lines) => self.ingest_tokens = lines,
                 Err(text) => problems.push(Problem::between("ingest.tokens_file", &text)),
+            }
+        }
+        if !self.auth.hmac_secrets_file.is_empty() {
+            match read_secrets(Path::new(&self.auth.hmac_secrets_file)) {
+                Ok(lines) => self.auth.hmac_secrets = lines,
+                Err(text) => problems.push(Problem::between("auth.hmac_secrets_file", &text)),
             }
         }
     }

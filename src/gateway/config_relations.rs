@@ -3,6 +3,7 @@
 //! In: the settings of all sources together. Out: checked by `config.rs` at load, listed in `tuning/CONFIG.md`.
 //! Invariant: a value that is legal by its own range but harmful beside another is refused here, before anything runs.
 
+use crate::auth::config::is_jwks_url;
 use crate::config::Settings;
 
 /// Something that has to hold between values, checked when all sources are read.
@@ -137,6 +138,26 @@ pub const RELATIONS: &[Relation] = &[
         key: "ingest.tokens",
         text: "ingest.tokens must not hold an empty text",
         holds: |s| s.ingest_tokens.iter().all(|t| !t.is_empty()),
+    },
+    Relation {
+        key: "auth.hmac_secrets",
+        text: "auth.hmac_secrets and auth.hmac_secrets_file must not both be set",
+        holds: |s| s.auth.hmac_secrets.is_empty() || s.auth.hmac_secrets_file.is_empty(),
+    },
+    Relation {
+        key: "auth.jwks_url",
+        text: "auth.jwks_url must be http:// or https:// and a host, without user and password",
+        holds: |s| is_jwks_url(&s.auth.jwks_url),
+    },
+    Relation {
+        key: "auth.jwks_ca_file",
+        text: "auth.jwks_ca_file needs an https:// auth.jwks_url",
+        holds: |s| s.auth.jwks_ca_file.is_empty() || s.auth.jwks_url.starts_with("https://"),
+    },
+    Relation {
+        key: "auth.user_id_claim",
+        text: "auth.user_id_claim must be the name of a claim",
+        holds: |s| !s.auth.user_id_claim.is_empty(),
     },
 ];
 

@@ -5,11 +5,13 @@
 //! | `shard_loop`, `places` | the loop of one shard and its sockets: read this first |
 //! | `boot`, `shutdown` | from configuration to a running node and back |
 //! | `control`, `control_link` | HTTP on a thread of its own, and its way to the shards |
+//! | `auth` | tokens: keys, verification, revocation |
 //! | `config*`, `cli`, `pages` | one table of keys: file, environment, flags, reference pages |
 //! | `reload` | a changed configuration into a running node |
 //! | `clock`, `log`, `secret` | time, words, and what is not to be told |
 #![forbid(unsafe_code)]
 
+pub mod auth;
 pub mod boot;
 pub mod cli;
 pub mod clock;

@@ -175,7 +175,8 @@ impl Reloader {
         }
         running.settings = config.settings;
         running.namespaces = Arc::new(namespaces);
-        running.behind = (0..self.shards()).map(CoreId).collect();
+        // The control plane too, whose number follows the shards'.
+        running.behind = (0..=self.shards()).map(CoreId).collect();
         if !self.offer(running) {
             self.waiting.notify_one();
         }

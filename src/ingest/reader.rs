@@ -115,10 +115,8 @@ fn take_frame(state: &mut State, link: &mut Link, frame: &[u8], outcomes: &mut O
         ServerFrame::Fatal(refusal) => return Err(End::Final(refusal.into())),
         ServerFrame::HelloOk(_) => return Err(retry(&"a second answer to the hello")),
         // Events were not asked for in the hello.
-        ServerFrame::Pong { .. }
-        | ServerFrame::Event(_)
-        | ServerFrame::CallAnswer(_)
-        | ServerFrame::Unknown { .. } => {}
+        ServerFrame::Pong { .. } | ServerFrame::Event(_) | ServerFrame::CallAnswer(_) | ServerFrame::Unknown { .. } => {
+        }
     }
     Ok(())
 }

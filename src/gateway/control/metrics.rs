@@ -5,11 +5,13 @@
 //! neighbouring moments, never a torn number; every row of the engine's table is rendered, also while it is 0.
 
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use ringway_engine::metrics::{self, Kind, Metrics, Row, TABLE};
 use ringway_wire::close::CloseReason;
+
+use crate::auth::Auth;
 
 /// Name of the counter of closes by reason, which is not a row of the engine's table.
 pub const CLOSES_NAME: &str = "ringway_closes_total";
@@ -28,6 +30,8 @@ struct ShardMetrics {
 #[derive(Debug)]
 pub struct MetricsHub {
     shards: Vec<ShardMetrics>,
+    /// Set once, before anybody reads.
+    auth: OnceLock<Arc<Auth>>,
 }
 
 impl MetricsHub {
@@ -37,7 +41,13 @@ impl MetricsHub {
             values: [const { AtomicU64::new(0) }; metrics::COUNT],
             closes: [const { AtomicU64::new(0) }; CloseReason::COUNT],
         };
-        Arc::new(MetricsHub { shards: (0..shards).map(|_| zero()).collect() })
+        Arc::new(MetricsHub { shards: (0..shards).map(|_| zero()).collect(), auth: OnceLock::new() })
+    }
+
+    /// Also shows the numbers about tokens.
+    pub fn show_auth(&self, auth: &Arc<Auth>) {
+        // A second one would be of the same process, and is not there.
+        let _ = self.auth.set(Arc::clone(auth));
     }
 
     /// Publishes a shard's numbers; a few hundred bytes of plain stores. A shard that does not exist is ignored.
@@ -81,6 +91,9 @@ impl MetricsHub {
                 let (label, code) = (reason.label(), reason.code());
                 let _ = writeln!(out, "{CLOSES_NAME}{{reason=\"{label}\",code=\"{code}\",shard=\"{shard}\"}} {value}");
             }
+        }
+        if let Some(auth) = self.auth.get() {
+            auth.render_metrics(out);
         }
     }
 }

@@ -19,12 +19,14 @@ fn member(client: &str, user: &str, conn_info: &[u8], chan_info: &[u8]) -> Arc<M
 }
 
 fn publication(offset: u64, payload: &[u8], by: Option<(&str, &str)>) -> Arc<Publication> {
-    let publisher = by.map(|(user, client)| Box::new(Publisher {
+    let publisher = by.map(|(user, client)| {
+        Box::new(Publisher {
             user: user.into(),
             client: client.into(),
             conn_info: Box::default(),
             chan_info: Box::default(),
-        }));
+        })
+    });
     let draft = Draft { offset, publisher, ..Draft::new("h", payload) };
     Arc::new(Publication::encode(draft, &mut Scratch::default()))
 }
