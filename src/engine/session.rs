@@ -25,6 +25,8 @@ pub const CLIENT_ID_BYTES: usize = 36;
 pub struct Session {
     /// How it encodes.
     pub form: Form,
+    /// It negotiated permessage-deflate: it may send compressed messages, and may be sent such.
+    pub deflate: bool,
     /// Its connect command was answered with a result.
     pub connected: bool,
     /// What its timer does next.
@@ -120,9 +122,10 @@ pub struct SubscribeDecision<'a> {
 
 impl Session {
     /// A client that has just upgraded.
-    pub const fn new(form: Form) -> Self {
+    pub const fn new(form: Form, deflate: bool) -> Self {
         Session {
             form,
+            deflate,
             connected: false,
             ping: PingState::Resting,
             awaiting_pong: false,

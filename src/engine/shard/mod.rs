@@ -7,6 +7,7 @@
 //! | file | input |
 //! |---|---|
 //! | `received` | bytes of a peer: upgrade, frames, commands, ingest frames |
+//! | `inflating` | compressed messages: how much of a turn each client gets |
 //! | `command` | one client command |
 //! | `ingest` | one frame of a backend |
 //! | `lane` | messages of other cores and of this one |
@@ -15,6 +16,7 @@
 
 mod closing;
 mod command;
+mod inflating;
 mod ingest;
 mod lane;
 mod received;
@@ -44,6 +46,7 @@ use crate::seam::{Accepted, Action, Input, Note, Port};
 use crate::session::SubscriptionState;
 use crate::slots::Slots;
 use crate::timers::Timers;
+use inflating::Inflating;
 
 /// Bytes of the longest answer to one ingest publish: a refusal with its text.
 const ANSWER_BYTES_MAX: usize = 64;
@@ -53,6 +56,7 @@ const ANSWER_BYTES_MAX: usize = 64;
 pub struct Shard {
     options: Options,
     message_limits: MessageLimits,
+    inflating: Inflating,
     connections: Slots<Connection>,
     timers: Timers,
     outboxes: Outboxes,
@@ -89,7 +93,12 @@ impl Shard {
         let mut random = Random::new(options.seed ^ (options.core.0 as u64) << 48);
         let (owner_seed, fanout_seed) = (random.next_u64(), random.next_u64());
         Shard {
-            message_limits: MessageLimits { message_bytes_max: limits.message_bytes_max as usize, utf8: options.utf8 },
+            message_limits: MessageLimits {
+                message_bytes_max: limits.message_bytes_max as usize,
+                inflate_ratio_max: limits.inflate_ratio_max,
+                utf8: options.utf8,
+            },
+            inflating: Inflating::default(),
             connections: Slots::new(),
             timers: Timers::new(now_ms),
             outboxes: Outboxes::default(),
@@ -121,9 +130,10 @@ impl Shard {
         }
     }
 
-    /// Tells the time; call it first in every turn.
+    /// Tells the time, and goes on with what the turn before left; call it first in every turn.
     pub fn begin_turn(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
+        self.go_on_inflating();
     }
 
     /// Takes in a connection. None: all its port's slots are taken (see [`Shard::is_full`]) or the shard is shutting
@@ -176,8 +186,14 @@ impl Shard {
     /// Whether more may be read from this connection now. When not, keep it on the ready list and ask again.
     pub fn wants_read(&self, conn: ConnId) -> bool {
         let Some(connection) = self.connections.get(conn.slot, conn.generation) else { return false };
+        if connection.inflating {
+            return false;
+        }
         match &connection.phase {
-            Phase::Client(session) => session.in_flight < self.options.limits.requests_in_flight_per_connection_max,
+            Phase::Client(session) => {
+                session.in_flight < self.options.limits.requests_in_flight_per_connection_max
+                    && !(session.deflate && self.inflating_is_exhausted())
+            }
             Phase::Gone => false,
             Phase::Upgrading { .. } | Phase::Echo | Phase::Ingest { .. } | Phase::Closing(_) => true,
         }
@@ -227,9 +243,9 @@ impl Shard {
         self.write_acknowledgements();
     }
 
-    /// Whether `end_turn` would have something to do at once: do not sleep.
+    /// Whether the next turn would have something to do at once: do not sleep.
     pub fn has_work(&self) -> bool {
-        self.fanouts.has_work() || !self.to_write.is_empty() || self.lanes.has_own()
+        self.fanouts.has_work() || !self.to_write.is_empty() || self.lanes.has_own() || self.can_go_on_inflating()
     }
 
     /// Fills a batch of writes, one per connection. Each is followed by `Input::Wrote`. Call it until it is empty.
