@@ -5,6 +5,8 @@
 
 #![allow(unreachable_pub, reason = "a body is pub for its fuzz target, which includes the same file")]
 
+#[path = "fuzz_bodies/deflate.rs"]
+mod deflate;
 #[path = "fuzz_bodies/frames.rs"]
 mod frames;
 #[path = "fuzz_bodies/ingest.rs"]
@@ -26,6 +28,7 @@ use std::path::{Path, PathBuf};
 type Body = fn(&[u8]);
 
 const TARGETS: &[(&str, Body)] = &[
+    ("deflate", deflate::run),
     ("frames", frames::run),
     ("ingest", ingest::run),
     ("json_command", json_command::run),

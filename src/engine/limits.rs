@@ -25,7 +25,7 @@ pub struct Limits {
     /// inflate to 64 KiB or less are exempt.
     pub inflate_ratio_max: u32,
     /// Bytes inflated for all clients in one turn of the loop, a compressed byte counting as sixteen. One client gets an
-    /// eighth. Over: what has come waits for the next turns, and clients with compression are not read meanwhile.
+    /// eighth. Over: what has come waits for the next turns. Clients with compression are read until half is used.
     pub inflate_bytes_per_turn_max: u32,
     /// Commands in one client message. Over: close 3501.
     pub commands_per_message_max: u32,

@@ -4,8 +4,8 @@
 //! that may not wait here, with their bytes in `Connection::partial`, and are read on in later turns.
 //!
 //! A few bytes can become very many, so the bytes read in a turn bound nothing. Invariants: a turn inflates about
-//! `inflate_bytes_per_turn_max` and one message, whatever is sent; half of that is left to connections that do not wait,
-//! so that those who sent too much keep nobody from being read; who waits is not read, so it holds no more than one read.
+//! `inflate_bytes_per_turn_max` and one message, whatever is sent; half of that is for connections that are read and half
+//! for those that wait, so that neither keep the others from it; who waits is not read, so it holds no more than one read.
 
 use alloc::collections::VecDeque;
 
@@ -37,10 +37,13 @@ pub(super) struct Part {
 }
 
 impl Shard {
-    /// Begins the work of one connection.
+    /// Begins the work of a connection that is read.
     pub(super) fn inflate_part(&self) -> Part {
-        let max = self.inflate_bytes_max();
-        Part { end_bytes: (self.inflating.work_bytes + max / PARTS).min(max) }
+        self.part_below(self.inflate_bytes_max() / 2)
+    }
+
+    fn part_below(&self, bytes_max: u64) -> Part {
+        Part { end_bytes: (self.inflating.work_bytes + self.inflate_bytes_max() / PARTS).min(bytes_max) }
     }
 
     /// Counts what was inflated. False: the part is used up.
@@ -55,9 +58,9 @@ impl Shard {
         self.inflating.work_bytes < part.end_bytes
     }
 
-    /// Whether nothing more is to be inflated in this turn.
+    /// Whether nothing more is to be inflated in this turn for connections that are read.
     pub(super) fn inflating_is_exhausted(&self) -> bool {
-        self.inflating.work_bytes >= self.inflate_bytes_max()
+        self.inflating.work_bytes >= self.inflate_bytes_max() / 2
     }
 
     /// What a connection has sent waits for a later turn.
@@ -68,23 +71,24 @@ impl Shard {
         self.metrics.add(Metric::InflatesDeferred, 1);
     }
 
-    /// A new turn: goes on with those that wait, each once, until half of it is used.
+    /// The end of a turn: goes on with those that wait, each once, as far as the turn's share goes; at least one.
     pub(super) fn go_on_inflating(&mut self) {
-        self.inflating.work_bytes = 0;
-        for _ in 0..self.inflating.waiting.len() {
-            if self.is_pressed() || self.inflating.work_bytes >= self.inflate_bytes_max() / 2 {
-                return;
+        let max = self.inflate_bytes_max();
+        for count in 0..self.inflating.waiting.len() {
+            if self.is_pressed() || (count > 0 && self.inflating.work_bytes >= max) {
+                break;
             }
-            let Some(conn) = self.inflating.waiting.pop_front() else { return };
+            let Some(conn) = self.inflating.waiting.pop_front() else { break };
             if !self.may_go_on(conn) {
                 self.inflating.waiting.push_back(conn);
                 continue;
             }
             if let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) {
                 connection.inflating = false;
-                self.read(conn, &mut []);
+                self.read(conn, &mut [], self.part_below(max));
             }
         }
+        self.inflating.work_bytes = 0;
     }
 
     /// Whether some connection that waits could go on at once.

@@ -130,10 +130,9 @@ impl Shard {
         }
     }
 
-    /// Tells the time, and goes on with what the turn before left; call it first in every turn.
+    /// Tells the time; call it first in every turn.
     pub fn begin_turn(&mut self, now_ms: u64) {
         self.now_ms = self.now_ms.max(now_ms);
-        self.go_on_inflating();
     }
 
     /// Takes in a connection. None: all its port's slots are taken (see [`Shard::is_full`]) or the shard is shutting
@@ -229,9 +228,11 @@ impl Shard {
         }
     }
 
-    /// Does what does not wait for an input: this core's messages to itself, deadlines, a slice of the fan-outs,
-    /// collected acknowledgements. Call it after the turn's inputs and before collecting writes.
+    /// Does what does not wait for an input: compressed messages that were put off, this core's messages to itself,
+    /// deadlines, a slice of the fan-outs, collected acknowledgements. Call it after the turn's inputs and before
+    /// collecting writes.
     pub fn end_turn(&mut self) {
+        self.go_on_inflating();
         while let Some(message) = self.lanes.pop_own() {
             self.lane(message);
         }
@@ -243,7 +244,7 @@ impl Shard {
         self.write_acknowledgements();
     }
 
-    /// Whether the next turn would have something to do at once: do not sleep.
+    /// Whether `end_turn` would have something to do at once: do not sleep.
     pub fn has_work(&self) -> bool {
         self.fanouts.has_work() || !self.to_write.is_empty() || self.lanes.has_own() || self.can_go_on_inflating()
     }

@@ -65,12 +65,11 @@ impl Shard {
             Phase::Ingest { session, .. } => session.awaiting_pong = false,
             _ => {}
         }
-        self.read(conn, bytes);
+        self.read(conn, bytes, self.inflate_part());
     }
 
     /// Reads what was left from the last time and `bytes` behind it.
-    pub(super) fn read(&mut self, conn: ConnId, bytes: &mut [u8]) {
-        let part = self.inflate_part();
+    pub(super) fn read(&mut self, conn: ConnId, bytes: &mut [u8], part: Part) {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         let mut state = FrameState {
             fragments: core::mem::take(&mut connection.fragments),
