@@ -110,7 +110,7 @@ mod tests {
     use proptest::prelude::*;
     use ringway_wire::centrifuge::Form;
 
-    const OUTBOX_BYTES_MAX: usize = 4_000;
+    const OUTBOX_BYTES_MAX: usize = 1_500;
     const CHANNELS: usize = 3;
 
     #[derive(Clone, Debug)]
@@ -124,7 +124,7 @@ mod tests {
         let step = prop_oneof![
             6 => (0..CHANNELS, any::<u8>()).prop_map(|(channel, byte)| Step::Publish(channel, byte)),
             3 => Just(Step::FanOut),
-            1 => (0usize..3_000).prop_map(Step::Write),
+            1 => (0usize..2_000).prop_map(Step::Write),
         ];
         prop::collection::vec(step, 1..300)
     }
