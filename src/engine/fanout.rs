@@ -603,7 +603,7 @@ mod tests {
         /// exactly what was said between its join and its leave (all that was handed out by then), in order, in its
         /// variant, and can apply each delta to what it got before.
         #[test]
-        fn slices_belong_to_the_lists_as_they_were(steps in steps()) {
+        fn slices_belong_to_the_list_as_it_was(steps in steps()) {
             let mut world = World::new(SlowConsumer::Disconnect);
             steps.into_iter().for_each(|step| world.take(step));
             world.end();
