@@ -478,7 +478,13 @@ fn channels_are_listed_up_to_the_limit_and_all_counted() {
     bed.leave("a2", 1);
     let mut list = |pattern: &str, limit| {
         let call = ChannelsCall { pattern: pattern.into(), limit, origin: Origin::Control { call: 3 }, from: CONTROL };
-        bed.with(|owner, around| owner.channels_call(&call, around));
+        bed.with(|owner, around| owner.channels_call(call, around));
+        let mut turns = 0;
+        while bed.owner.is_listing() {
+            bed.with(|owner, around| owner.list(around));
+            turns += 1;
+        }
+        assert!((1..=2).contains(&turns), "six channels, three per turn");
         let Some(LaneMessage::ChannelsAnswer(answer)) = bed.told(CONTROL).pop() else { panic!("no answer") };
         let ChannelsAnswer { core, channels, total, .. } = *answer;
         assert_eq!((core, total), (PLACE.core, 4));
@@ -488,6 +494,39 @@ fn channels_are_listed_up_to_the_limit_and_all_counted() {
     assert_eq!(list("b", 10), [row("b1", 1), row("b2", 1), row("b3", 3)]);
     assert_eq!(list("", 2), [row("a1", 1), row("b1", 1)]);
     assert_eq!(list("zzz", 10), []);
+    assert_eq!(list("", 0), []);
+}
+
+#[test]
+fn each_listing_is_answered_once_even_when_there_are_too_many() {
+    let mut bed = Bed::new(rules(), Limits::DEFAULT);
+    for name in ["a", "b", "c", "d", "e"] {
+        bed.subscribe(request(name, 1, 1));
+    }
+    for call in 0..20 {
+        let call = ChannelsCall { pattern: "".into(), limit: 9, origin: Origin::Control { call }, from: CONTROL };
+        bed.with(|owner, around| owner.channels_call(call, around));
+        bed.with(|owner, around| owner.list(around));
+    }
+    while bed.owner.is_listing() {
+        bed.with(|owner, around| owner.list(around));
+    }
+    let answered: Vec<_> = bed
+        .told(CONTROL)
+        .into_iter()
+        .map(|message| match message {
+            LaneMessage::ChannelsAnswer(answer) => (answer.origin, answer.channels.len()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(answered, (0..20).map(|call| (Origin::Control { call }, 5)).collect::<Vec<_>>());
+    let call = ChannelsCall { pattern: "".into(), limit: 9, origin: Origin::Control { call: 1 }, from: CONTROL };
+    for _ in 0..17 {
+        let ChannelsCall { pattern, limit, origin, from } = &call;
+        let call = ChannelsCall { pattern: pattern.clone(), limit: *limit, origin: *origin, from: *from };
+        bed.with(|owner, around| owner.channels_call(call, around));
+    }
+    assert_eq!((bed.told(CONTROL).len(), bed.metrics.get(Metric::ListingsCut)), (1, 1));
 }
 
 #[test]
