@@ -16,7 +16,10 @@ use core::ops::Range;
 use ringway_wire::centrifuge::reply::{
     ChannelRef, ClientInfoView, PublicationView, PushData, PushShape, push_join, push_leave, push_publication,
 };
-use ringway_wire::frame::write_server_header;
+use ringway_wire::deflate::Compressor;
+use ringway_wire::delta::DeltaEncoder;
+use ringway_wire::frame::{write_compressed_server_header, write_server_header};
+use ringway_wire::ingest::PayloadKind;
 
 use crate::presence::Member;
 use crate::publication::{Draft, JoinLeave, opcode};
@@ -77,6 +80,8 @@ pub struct Scratch {
     push: Vec<u8>,
     delta: Vec<u8>,
     compressed: Vec<u8>,
+    differ: DeltaEncoder,
+    compressor: Compressor,
 }
 
 impl Scratch {
@@ -147,8 +152,10 @@ impl Scratch {
 
     /// Writes the difference to the publication before into `delta`. False: there is none, or it is not worth it.
     fn make_delta(&mut self, draft: &Draft<'_>) -> bool {
-        let _ = draft;
-        false
+        let Some(previous) = draft.previous else { return false };
+        self.delta.clear();
+        // Text stays text, so that JSON and Protobuf subscribers share the difference.
+        self.differ.create(previous.payload(), draft.payload, draft.kind == PayloadKind::Json, &mut self.delta)
     }
 
     /// Encodes one push, or finds that another encoding's frame serves. Returns where the payload stands, if it does.
@@ -173,25 +180,26 @@ impl Scratch {
         let verbatim = push_publication(&shape, data, &mut self.push, view);
         let start = self.bytes.len() as u32;
         if compress && self.compress() {
-            write_server_header(&mut self.bytes, opcode(encoding.form()), self.compressed.len());
+            write_compressed_server_header(&mut self.bytes, opcode(encoding.form()), self.compressed.len());
             self.bytes.extend_from_slice(&self.compressed);
-        } else if let Some(twin) = twin {
+            self.note(own, start..self.bytes.len() as u32);
+            return None;
+        }
+        if let Some(twin) = twin {
             self.note(own, twin);
             return None;
-        } else {
-            let body = self.write_frame(encoding);
-            self.note(own, start..self.bytes.len() as u32);
-            let verbatim = verbatim.filter(|_| !delta)?;
-            return Some(body + verbatim.start as u32..body + verbatim.end as u32);
         }
+        let body = self.write_frame(encoding);
         self.note(own, start..self.bytes.len() as u32);
-        None
+        let verbatim = verbatim.filter(|_| !delta)?;
+        Some(body + verbatim.start as u32..body + verbatim.end as u32)
     }
 
     /// Compresses the push at hand. False: it is not smaller.
     fn compress(&mut self) -> bool {
         self.compressed.clear();
-        false
+        self.compressor.compress(&self.push, &mut self.compressed);
+        self.compressed.len() < self.push.len()
     }
 
     /// Appends the push at hand as a frame; returns where its body begins.
@@ -203,9 +211,10 @@ impl Scratch {
     }
 
     fn note(&mut self, key: u8, range: Range<u32>) {
-        self.table.push(key);
-        self.table.extend_from_slice(&range.start.to_le_bytes());
-        self.table.extend_from_slice(&range.end.to_le_bytes());
+        let mut row = [key; ROW_BYTES];
+        row[1..5].copy_from_slice(&range.start.to_le_bytes());
+        row[5..].copy_from_slice(&range.end.to_le_bytes());
+        self.table.extend_from_slice(&row);
     }
 }
 

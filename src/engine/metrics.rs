@@ -91,6 +91,8 @@ metrics! {
     WriteBytes = Counter "ringway_write_bytes_total" "" "Bytes written to sockets.";
     ReadBytes = Counter "ringway_read_bytes_total" "" "Bytes read from sockets.";
     FanoutBacklogBytes = Gauge "ringway_fanout_backlog_bytes" "" "Bytes of publications that wait for their fan-out on this shard; over fanout_backlog_bytes_max it takes nothing more from other shards.";
+    OutboxDroppedOldest = Counter "ringway_outbox_publications_dropped_total" "reason=\"drop_oldest\"" "Publications dropped from full outboxes because their namespace has slow_consumer = drop_oldest.";
+    OutboxConflated = Counter "ringway_outbox_publications_dropped_total" "reason=\"conflate\"" "Publications that a newer one of their channel replaced before they were written: slow_consumer = conflate.";
     OutboxOverflows = Counter "ringway_outbox_overflows_total" "" "Connections whose outbox reached outbox_bytes_max.";
     IngestConnectionsOpen = Gauge "ringway_ingest_connections_open" "" "Backend connections now.";
     IngestPublishes = Counter "ringway_ingest_publishes_total" "" "Publishes received over ingest.";

@@ -8,9 +8,14 @@
 //!          ^ `sent` bytes of the head are already out
 //! ```
 //! A lone frame is written from its shared bytes; several are copied into one contiguous write (6 times cheaper than
-//! one write each). Invariants: bytes leave in the order pushed; a frame once begun is finished or the connection ends.
+//! one write each). Frames of channels whose policy allows it are marked, and may be dropped or replaced while they wait.
+//! Invariants: bytes leave in the order pushed; a frame once begun is finished or the connection ends; nothing is
+//! pushed, dropped or replaced between `collect` and `wrote`.
 
 use alloc::vec::Vec;
+
+use foldhash::fast::FixedState;
+use hashbrown::HashMap;
 
 use crate::frame::Frame;
 use crate::ids::ConnId;
@@ -19,6 +24,9 @@ use crate::ids::ConnId;
 pub const WRITE_BYTES_MAX: usize = 128 * 1024;
 /// Writes collected at a time.
 pub const WRITES_PER_BATCH_MAX: usize = 256;
+/// Frames that must stay, over which one search for frames to drop goes at most. Behind so many a connection is slow for
+/// what it cannot do without, and ends as such.
+const KEPT_FRAMES_PASSED_MAX: u32 = 256;
 
 const NONE: u32 = u32::MAX;
 
@@ -59,20 +67,48 @@ impl Queue {
 pub struct Outboxes {
     nodes: Vec<Node>,
     free: Vec<u32>,
+    /// Of marked nodes.
+    marks: Vec<Mark>,
+    free_marks: Vec<u32>,
+    /// The node of a channel's newest publication in a queue, where only that one is kept. The hash needs no seed: keys
+    /// are slots, which clients do not choose.
+    newest: HashMap<(u32, u32), u32, FixedState>,
 }
 
 #[derive(Debug)]
 struct Node {
     frame: Option<Frame>,
     next: u32,
+    /// Index of its mark, or [`NONE`]. Fits where there was padding.
+    mark: u32,
+}
+
+const _: () = assert!(size_of::<Node>() == 16, "a node waits for every delivery");
+
+/// What a frame is that may be dropped.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mark {
+    /// Slot of the connection.
+    pub conn: u32,
+    /// Slot of the channel on this core.
+    pub channel: u32,
+    /// How many publications it carries.
+    pub publications: u32,
+    /// A newer one of the channel replaces it. Otherwise it may be dropped as one of the oldest.
+    pub conflated: bool,
 }
 
 impl Outboxes {
     /// Appends a frame. The caller has checked the bound.
     #[inline]
     pub fn push(&mut self, queue: &mut Queue, frame: Frame) {
-        queue.bytes += frame.bytes().len() as u32;
-        let node = Node { frame: Some(frame), next: NONE };
+        self.push_node(queue, frame, NONE);
+    }
+
+    #[inline]
+    fn push_node(&mut self, queue: &mut Queue, frame: Frame, mark: u32) -> u32 {
+        queue.bytes += frame.size_bytes() as u32;
+        let node = Node { frame: Some(frame), next: NONE, mark };
         let index = match self.free.pop() {
             Some(index) => {
                 self.nodes[index as usize] = node;
@@ -89,6 +125,112 @@ impl Outboxes {
             self.nodes[queue.tail as usize].next = index;
         }
         queue.tail = index;
+        index
+    }
+
+    /// Appends a frame that may be dropped. The caller has checked the bound. One that is conflated has no older one of
+    /// its channel in the queue (see [`Outboxes::conflatable`]), unless that has begun to go out.
+    pub fn push_marked(&mut self, queue: &mut Queue, frame: Frame, mark: Mark) {
+        let at = self.free_marks.pop().unwrap_or_else(|| {
+            self.marks.push(mark);
+            self.marks.len() as u32 - 1
+        });
+        self.marks[at as usize] = mark;
+        let node = self.push_node(queue, frame, at);
+        if mark.conflated {
+            self.newest.insert((mark.conn, mark.channel), node);
+        }
+    }
+
+    /// The channel's frame that waits for the connection and would be replaced: its node and bytes.
+    pub fn conflatable(&mut self, queue: &Queue, conn: u32, channel: u32) -> Option<(u32, u32)> {
+        let node = *self.newest.get(&(conn, channel))?;
+        if node == queue.head && queue.sent > 0 {
+            return None;
+        }
+        Some((node, self.nodes[node as usize].frame.as_ref().map_or(0, Frame::size_bytes) as u32))
+    }
+
+    /// Puts a newer frame in the place of a waiting one, which [`Outboxes::conflatable`] found: behind everything, since
+    /// what stands between may be what the newer one follows, such as the answer to a subscribe. Returns how many
+    /// publications the older one carried.
+    pub fn replace(&mut self, queue: &mut Queue, node: u32, frame: Frame, mark: Mark) -> u32 {
+        let older = self.nodes[node as usize].frame.take();
+        queue.bytes -= older.map_or(0, |older| older.size_bytes() as u32);
+        let Node { next, mark: at, .. } = self.nodes[node as usize];
+        let publications = self.marks.get(at as usize).map_or(0, |mark| mark.publications);
+        if next == NONE {
+            // It is the last one already.
+            queue.bytes += frame.size_bytes() as u32;
+            self.nodes[node as usize].frame = Some(frame);
+            if let Some(place) = self.marks.get_mut(at as usize) {
+                *place = mark;
+            }
+            return publications;
+        }
+        // The one before it is not known, so the one behind it moves into its place.
+        self.unmark(node);
+        let free = Node { frame: None, next: NONE, mark: NONE };
+        let behind = core::mem::replace(&mut self.nodes[next as usize], free);
+        self.free.push(next);
+        if let Some(Mark { conn, channel, conflated: true, .. }) = self.marks.get(behind.mark as usize) {
+            self.newest.insert((*conn, *channel), node);
+        }
+        if queue.tail == next {
+            queue.tail = node;
+        }
+        self.nodes[node as usize] = behind;
+        self.push_marked(queue, frame, mark);
+        publications
+    }
+
+    /// Drops the oldest frames of those that may be, until `bytes` are free or there is none, and tells what they were.
+    pub fn drop_oldest(&mut self, queue: &mut Queue, bytes: usize, mut dropped: impl FnMut(Mark)) {
+        let (mut freed, mut passed) = (0, 0);
+        let (mut before, mut at) = (NONE, queue.head);
+        while at != NONE && freed < bytes && passed < KEPT_FRAMES_PASSED_MAX {
+            let Node { next, mark, .. } = self.nodes[at as usize];
+            let begun = at == queue.head && queue.sent > 0;
+            match self.marks.get(mark as usize) {
+                Some(mark) if !mark.conflated && !begun => {
+                    dropped(*mark);
+                    freed += self.release(queue, at);
+                    match self.nodes.get_mut(before as usize) {
+                        Some(before) => before.next = next,
+                        None => queue.head = next,
+                    }
+                    if next == NONE {
+                        queue.tail = before;
+                    }
+                }
+                _ => {
+                    passed += 1;
+                    before = at;
+                }
+            }
+            at = next;
+        }
+    }
+
+    /// Frees a node that waits; the caller takes it out of the queue. Returns its bytes.
+    fn release(&mut self, queue: &mut Queue, node: u32) -> usize {
+        let bytes = self.nodes[node as usize].frame.take().map_or(0, |frame| frame.size_bytes());
+        queue.bytes -= bytes as u32;
+        self.unmark(node);
+        self.free.push(node);
+        bytes
+    }
+
+    /// Forgets a node's mark.
+    fn unmark(&mut self, node: u32) {
+        let at = core::mem::replace(&mut self.nodes[node as usize].mark, NONE);
+        let Some(mark) = self.marks.get(at as usize) else { return };
+        let key = (mark.conn, mark.channel);
+        // Another one may be newest: this one had begun to go out when that came.
+        if mark.conflated && self.newest.get(&key) == Some(&node) {
+            self.newest.remove(&key);
+        }
+        self.free_marks.push(at);
     }
 
     /// Adds what waits for `conn` to the batch, up to [`WRITE_BYTES_MAX`]. The queue keeps it until `wrote`.
@@ -102,7 +244,7 @@ impl Outboxes {
         let start = batch.joined.len();
         let mut skip = queue.sent as usize;
         let mut next = queue.head;
-        while let Some(Node { frame: Some(frame), next: following }) = self.nodes.get(next as usize) {
+        while let Some(Node { frame: Some(frame), next: following, .. }) = self.nodes.get(next as usize) {
             let room = WRITE_BYTES_MAX - (batch.joined.len() - start);
             let bytes = &frame.bytes()[skip..];
             batch.joined.extend_from_slice(&bytes[..bytes.len().min(room)]);
@@ -122,15 +264,18 @@ impl Outboxes {
         let mut left = bytes + queue.sent as usize;
         while queue.head != NONE {
             let node = &mut self.nodes[queue.head as usize];
-            let len = node.frame.as_ref().map_or(0, |frame| frame.bytes().len());
+            let len = node.frame.as_ref().map_or(0, Frame::size_bytes);
             if left < len {
                 break;
             }
             left -= len;
             node.frame = None;
-            let freed = queue.head;
+            let (freed, marked) = (queue.head, node.mark != NONE);
             queue.head = node.next;
             self.free.push(freed);
+            if marked {
+                self.unmark(freed);
+            }
         }
         queue.sent = left as u32;
         if queue.head == NONE {
@@ -146,11 +291,9 @@ impl Outboxes {
             None => queue.head,
         };
         while next != NONE {
-            let node = &mut self.nodes[next as usize];
-            let frame = node.frame.take();
-            queue.bytes -= frame.map_or(0, |frame| frame.bytes().len() as u32);
-            self.free.push(next);
-            next = node.next;
+            let following = self.nodes[next as usize].next;
+            self.release(queue, next);
+            next = following;
         }
         (queue.head, queue.tail) = begun.map_or((NONE, NONE), |head| (head, head));
     }
@@ -160,8 +303,12 @@ impl Outboxes {
         let mut next = queue.head;
         while let Some(node) = self.nodes.get_mut(next as usize) {
             node.frame = None;
-            self.free.push(next);
+            let (freed, marked) = (next, node.mark != NONE);
             next = node.next;
+            self.free.push(freed);
+            if marked {
+                self.unmark(freed);
+            }
         }
         *queue = Queue { listed: queue.listed, ..Queue::EMPTY };
     }
@@ -267,6 +414,151 @@ mod tests {
             prop_assert!(queue.is_empty());
             prop_assert_eq!(outboxes.nodes_in_use(), 0);
         }
+    }
+
+    /// What the queue of a model holds.
+    #[derive(Debug)]
+    struct Modelled {
+        bytes: Vec<u8>,
+        mark: Option<Mark>,
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(u8, Option<(u32, bool)>),
+        Write(usize),
+        Drop(usize),
+        DropUnsent,
+        Clear,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<(bool, Step)>> {
+        let mark = prop::option::of((0u32..4, any::<bool>()));
+        let step = prop_oneof![
+            6 => (1u8..60, mark).prop_map(|(len, mark)| Step::Push(len, mark)),
+            3 => (0usize..100).prop_map(Step::Write),
+            1 => (1usize..150).prop_map(Step::Drop),
+            1 => Just(Step::DropUnsent),
+            1 => Just(Step::Clear),
+        ];
+        prop::collection::vec((any::<bool>(), step), 1..200)
+    }
+
+    proptest! {
+        /// Two connections that share the nodes, ordinary and marked frames, short writes: what leaves is what a plain
+        /// list of frames under the same rules lets out.
+        #[test]
+        fn marked_frames_are_dropped_and_replaced(steps in steps()) {
+            let mut outboxes = Outboxes::default();
+            let mut queues = [Queue::EMPTY, Queue::EMPTY];
+            let mut models: [(Vec<Modelled>, usize); 2] = Default::default();
+            let mut counter = 0u8;
+            for (second, step) in steps {
+                let conn = u32::from(second);
+                let (queue, (model, sent)) = (&mut queues[usize::from(second)], &mut models[usize::from(second)]);
+                match step {
+                    Step::Push(len, mark) => {
+                        counter = counter.wrapping_add(1);
+                        let bytes = alloc::vec![counter; len as usize];
+                        let frame = Frame::from_bytes(&bytes);
+                        let mark = mark.map(|(channel, conflated)| Mark {
+                            conn,
+                            // A channel has one policy.
+                            channel: channel * 2 + u32::from(conflated),
+                            publications: u32::from(len),
+                            conflated,
+                        });
+                        let begun = usize::from(*sent > 0);
+                        let older = model.iter().skip(begun).position(|other| other.mark.is_some_and(|other| {
+                            other.conflated && mark.is_some_and(|mark| mark.channel == other.channel)
+                        }));
+                        match mark {
+                            None => outboxes.push(queue, frame),
+                            Some(mark) => match outboxes.conflatable(queue, conn, mark.channel) {
+                                Some((node, older_bytes)) => {
+                                    let older = model.remove(begun + older.expect("one is found only if it waits"));
+                                    prop_assert_eq!(older_bytes as usize, older.bytes.len());
+                                    let publications = outboxes.replace(queue, node, frame, mark);
+                                    prop_assert_eq!(Some(publications), older.mark.map(|mark| mark.publications));
+                                }
+                                None => {
+                                    prop_assert!(older.is_none(), "one that waits is found");
+                                    outboxes.push_marked(queue, frame, mark);
+                                }
+                            },
+                        }
+                        model.push(Modelled { bytes, mark });
+                    }
+                    Step::Write(take) => {
+                        let mut batch = WriteBatch::default();
+                        outboxes.collect(queue, CONN, &mut batch);
+                        let waiting: Vec<u8> = model.iter().flat_map(|frame| frame.bytes.clone()).skip(*sent).collect();
+                        let write = batch.get(0).map_or(&[][..], |(_, bytes)| bytes);
+                        prop_assert_eq!(write, &waiting[..]);
+                        let mut take = take.min(write.len());
+                        outboxes.wrote(queue, take);
+                        take += *sent;
+                        while model.first().is_some_and(|frame| frame.bytes.len() <= take) {
+                            take -= model.remove(0).bytes.len();
+                        }
+                        *sent = take;
+                    }
+                    Step::Drop(bytes) => {
+                        let mut dropped = Vec::new();
+                        outboxes.drop_oldest(queue, bytes, |mark| dropped.push(mark));
+                        let (mut freed, mut at, mut expected) = (0, usize::from(*sent > 0), Vec::new());
+                        while freed < bytes && at < model.len() {
+                            if let Some(mark) = model[at].mark.filter(|mark| !mark.conflated) {
+                                freed += model.remove(at).bytes.len();
+                                expected.push(mark);
+                            } else {
+                                at += 1;
+                            }
+                        }
+                        prop_assert_eq!(dropped, expected);
+                    }
+                    Step::DropUnsent => {
+                        outboxes.drop_unsent(queue);
+                        model.truncate(usize::from(*sent > 0));
+                    }
+                    Step::Clear => {
+                        outboxes.clear(queue);
+                        model.clear();
+                        *sent = 0;
+                    }
+                }
+                let bytes: usize = model.iter().map(|frame| frame.bytes.len()).sum();
+                prop_assert_eq!(queue.bytes() as usize, bytes - *sent);
+                let frames = models.iter().map(|(model, _)| model.len()).sum::<usize>();
+                prop_assert_eq!(outboxes.nodes_in_use(), frames);
+                let marked = models.iter().flat_map(|(model, _)| model).filter(|frame| frame.mark.is_some()).count();
+                prop_assert_eq!(outboxes.marks.len() - outboxes.free_marks.len(), marked);
+                prop_assert!(outboxes.newest.len() <= marked);
+            }
+            for queue in &mut queues {
+                outboxes.clear(queue);
+            }
+            prop_assert_eq!((outboxes.nodes_in_use(), outboxes.newest.len()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_search_for_frames_to_drop_is_bounded() {
+        let (mut outboxes, mut queue) = (Outboxes::default(), Queue::EMPTY);
+        for _ in 0..KEPT_FRAMES_PASSED_MAX {
+            outboxes.push(&mut queue, Frame::from_static(b"kept"));
+        }
+        let mark = Mark { conn: 0, channel: 0, publications: 1, conflated: false };
+        outboxes.push_marked(&mut queue, Frame::from_static(b"lossy"), mark);
+        outboxes.drop_oldest(&mut queue, 1, |_| panic!("too far behind"));
+        outboxes.wrote(&mut queue, 4);
+        let mut dropped = 0;
+        outboxes.drop_oldest(&mut queue, 1, |_| dropped += 1);
+        assert_eq!(dropped, 1);
+        outboxes.push(&mut queue, Frame::from_static(b"last"));
+        let mut batch = WriteBatch::default();
+        outboxes.collect(&queue, CONN, &mut batch);
+        assert!(batch.get(0).is_some_and(|(_, bytes)| bytes.ends_with(b"keptlast")), "the tail was dropped");
     }
 
     #[test]

@@ -13,8 +13,8 @@
 //!
 //! Invariants: decoding looks at no more than [`HEADER_BYTES_MAX`] bytes and keeps no state, so asking again when more
 //! bytes have come costs O(1). The rules are checked in the order of the bytes: a broken frame is refused at the first
-//! byte that breaks it, and always with the same error, however the stream was cut. No extension is negotiated, so all
-//! three reserved bits must be zero.
+//! byte that breaks it, and always with the same error, however the stream was cut. RSV1 may be set only where
+//! permessage-deflate was negotiated, and only on the first frame of a message (RFC 7692 §6); RSV2 and RSV3 never.
 
 use alloc::vec::Vec;
 
@@ -77,6 +77,8 @@ pub struct Header {
     pub fin: bool,
     /// What the frame is.
     pub opcode: Opcode,
+    /// RSV1: the message that begins here is compressed (RFC 7692 §6). Never on a continuation or a control frame.
+    pub compressed: bool,
     /// The masking key; None for an unmasked frame. A server must refuse None, a client must refuse Some (§5.1).
     pub mask: Option<[u8; 4]>,
     /// Bytes of the header itself, 2 to [`HEADER_BYTES_MAX`].
@@ -88,7 +90,7 @@ pub struct Header {
 /// Why a frame header is refused. All end the connection with 1002 (RFC 6455 §7.4.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FrameError {
-    /// RSV1, RSV2 or RSV3 is set and no extension was negotiated (§5.2).
+    /// A reserved bit is set to which no negotiated extension gives a meaning here (§5.2, RFC 7692 §6).
     ReservedBits,
     /// Opcode 3 to 7 or 11 to 15 (§5.2).
     ReservedOpcode,
@@ -104,16 +106,22 @@ pub enum FrameError {
     NotMasked,
 }
 
-/// Decodes the header at the front of `bytes`. `Ok(None)`: more bytes are needed.
+/// RSV1 in the first byte of a frame: the message is compressed (RFC 7692 §6).
+const RSV1: u8 = 0x40;
+
+/// Decodes the header at the front of `bytes`. `Ok(None)`: more bytes are needed. `deflate`: permessage-deflate was
+/// negotiated, so that a message may be compressed.
 ///
 /// Whether a mask must be there depends on who reads, so it is not checked here: see [`Header::mask`].
 ///
 /// # Errors
 /// The first rule of RFC 6455 §5.2 and §5.5 that the bytes present break, even while the header is incomplete.
 #[inline]
-pub fn decode_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> {
+pub fn decode_header_with(bytes: &[u8], deflate: bool) -> Result<Option<Header>, FrameError> {
     let Some(&first) = bytes.first() else { return Ok(None) };
-    if first & 0x70 != 0 {
+    let reserved = first & 0x70;
+    // 1 and 2 are Text and Binary: the opcodes that begin a message.
+    if reserved != 0 && !(deflate && reserved == RSV1 && matches!(first & 0x0F, 1 | 2)) {
         return Err(FrameError::ReservedBits);
     }
     let Some(opcode) = Opcode::from_bits(first & 0x0F) else { return Err(FrameError::ReservedOpcode) };
@@ -157,7 +165,16 @@ pub fn decode_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> {
     } else {
         (None, key_at)
     };
-    Ok(Some(Header { fin, opcode, mask, header_len, payload_len }))
+    Ok(Some(Header { fin, opcode, compressed: reserved != 0, mask, header_len, payload_len }))
+}
+
+/// As [`decode_header_with`] where no extension was negotiated: all three reserved bits must be zero.
+///
+/// # Errors
+/// As there.
+#[inline]
+pub fn decode_header(bytes: &[u8]) -> Result<Option<Header>, FrameError> {
+    decode_header_with(bytes, false)
 }
 
 /// Bytes of the header that [`write_server_header`] writes: 2, 4 or 10.
@@ -174,6 +191,16 @@ pub const fn server_header_len(payload_len: usize) -> usize {
 #[inline]
 pub fn write_server_header(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
     let (header, len) = encode_header(opcode, payload_len, 0);
+    out.extend_from_slice(&header[..len]);
+}
+
+/// As [`write_server_header`], for a payload that [`Compressor::compress`](crate::deflate::Compressor::compress) has
+/// made: RSV1 is set (RFC 7692 §6). `opcode` is Text or Binary, `payload_len` the compressed length.
+#[inline]
+pub fn write_compressed_server_header(out: &mut Vec<u8>, opcode: Opcode, payload_len: usize) {
+    debug_assert!(matches!(opcode, Opcode::Text | Opcode::Binary), "{opcode:?} frames are never compressed (§6)");
+    let (mut header, len) = encode_header(opcode, payload_len, 0);
+    header[0] |= RSV1;
     out.extend_from_slice(&header[..len]);
 }
 
@@ -241,11 +268,11 @@ mod tests {
         let unmasked = decode_header(b"\x81\x05Hello").unwrap().unwrap();
         assert_eq!(
             unmasked,
-            Header { fin: true, opcode: Opcode::Text, mask: None, header_len: 2, payload_len: 5 },
+            Header { fin: true, opcode: Opcode::Text, compressed: false, mask: None, header_len: 2, payload_len: 5 },
             "single-frame unmasked text"
         );
         let masked = decode_header(b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58").unwrap().unwrap();
-        assert_eq!(masked, Header { fin: true, opcode: Opcode::Text, mask: Some(KEY), header_len: 6, payload_len: 5 });
+        assert_eq!(masked, Header { mask: Some(KEY), header_len: 6, ..unmasked });
         let fragment = decode_header(b"\x01\x03Hel").unwrap().unwrap();
         assert!(!fragment.fin && fragment.opcode == Opcode::Text);
         let last = decode_header(b"\x80\x02lo").unwrap().unwrap();
@@ -261,8 +288,14 @@ mod tests {
                 let mut server = Vec::new();
                 write_server_header(&mut server, opcode, len);
                 assert_eq!(server.len(), server_header_len(len), "{len}");
-                let header =
-                    Header { fin: true, opcode, mask: None, header_len: server.len(), payload_len: len as u64 };
+                let header = Header {
+                    fin: true,
+                    opcode,
+                    compressed: false,
+                    mask: None,
+                    header_len: server.len(),
+                    payload_len: len as u64,
+                };
                 assert_eq!(decode_header(&server), Ok(Some(header)));
 
                 let mut client = Vec::new();

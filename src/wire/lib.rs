@@ -9,6 +9,7 @@
 //! | `frame` | WebSocket frame header (RFC 6455 §5.2) |
 //! | `mask` | payload unmasking (RFC 6455 §5.3) |
 //! | `message` | fragments to messages, control frames between them (RFC 6455 §5.4, §5.5) |
+//! | `deflate` | compressed messages: offers, one compressor, one inflater (RFC 7692) |
 //! | `close` | the table of close codes |
 //! | `centrifuge` | the client protocol in JSON and Protobuf |
 //! | `delta` | Fossil deltas between publications |
@@ -20,6 +21,7 @@ extern crate alloc;
 
 pub mod centrifuge;
 pub mod close;
+pub mod deflate;
 pub mod delta;
 pub mod frame;
 pub mod ingest;

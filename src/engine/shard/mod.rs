@@ -13,6 +13,7 @@
 //! | `owned` | what these ask of an owner |
 //! | `timers` | deadlines that have come, upkeep |
 //! | `closing` | every way in which a connection ends |
+//! | `slow` | what is dropped for connections that read too slowly |
 
 mod closing;
 mod command;
@@ -20,6 +21,7 @@ mod ingest;
 mod lane;
 mod owned;
 mod received;
+mod slow;
 mod timers;
 
 use alloc::vec::Vec;
@@ -47,6 +49,7 @@ use crate::session::SubscriptionState;
 use crate::slots::Slots;
 use crate::timers::Timers;
 use crate::users::UserCores;
+use slow::Losses;
 
 /// Bytes of the longest answer to one ingest publish: a refusal with its text.
 const ANSWER_BYTES_MAX: usize = 64;
@@ -82,6 +85,8 @@ pub struct Shard {
     moved: Vec<Moved>,
     /// Connections whose outbox overflowed during a fan-out.
     overflowed: Vec<u32>,
+    /// What was dropped for slow connections.
+    losses: Losses,
     now_ms: u64,
     swept_ms: u64,
     shutting_down: bool,
@@ -121,6 +126,7 @@ impl Shard {
             due: Vec::new(),
             moved: Vec::new(),
             overflowed: Vec::new(),
+            losses: Losses::default(),
             now_ms,
             swept_ms: now_ms,
             shutting_down: false,
@@ -329,10 +335,15 @@ impl Shard {
                 limits.outbox_bytes_max as usize + limits.ingest_credit_messages as usize * ANSWER_BYTES_MAX
             }
         };
-        if connection.outbox.bytes() as usize + frame.bytes().len() > bytes_max {
-            self.overflow(conn);
-            return;
+        let bytes = frame.size_bytes();
+        if connection.outbox.bytes() as usize + bytes > bytes_max {
+            let fits = self.losses.make_room(&mut self.outboxes, &mut connection.outbox, bytes, bytes_max);
+            self.settle_losses();
+            if !fits {
+                return self.overflow(conn);
+            }
         }
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         self.outboxes.push(&mut connection.outbox, frame);
         list(&mut self.to_write, conn.slot, connection);
     }
@@ -358,7 +369,7 @@ impl Shard {
         let budget = self.options.limits.fanout_deliveries_per_turn_max;
         let outbox_bytes_max = self.options.limits.outbox_bytes_max as usize;
         let (connections, outboxes, to_write) = (&mut self.connections, &mut self.outboxes, &mut self.to_write);
-        let overflowed = &mut self.overflowed;
+        let (overflowed, losses) = (&mut self.overflowed, &mut self.losses);
         let mut delivered = 0;
         self.fanouts.step(
             budget,
@@ -371,13 +382,25 @@ impl Shard {
                 if wanted > outbox_bytes_max / 2 && waiting > 0 && !connection.outbox.blocked && !delivery.begun {
                     return Taken::PutOff;
                 }
-                if wanted > outbox_bytes_max {
+                let queue = &mut connection.outbox;
+                let brought = match &delivery.lossy {
+                    Some(lossy) => losses.push(outboxes, queue, slot, delivery, lossy, outbox_bytes_max),
+                    None if wanted > outbox_bytes_max
+                        && !losses.make_room(outboxes, queue, delivery.bytes, outbox_bytes_max) =>
+                    {
+                        None
+                    }
+                    None => {
+                        outboxes.push(queue, delivery.frame.clone());
+                        Some(delivery.publications)
+                    }
+                };
+                let Some(publications) = brought else {
                     overflowed.push(slot);
                     return Taken::Yes;
-                }
-                outboxes.push(&mut connection.outbox, delivery.frame.clone());
+                };
                 list(to_write, slot, connection);
-                delivered += delivery.publications as u64;
+                delivered += u64::from(publications);
                 Taken::Yes
             },
             &mut self.moved,
@@ -388,6 +411,7 @@ impl Shard {
             self.metrics.add(Metric::FanoutsSliced, 1);
         }
         self.apply_moves();
+        self.settle_losses();
         while let Some(slot) = self.overflowed.pop() {
             if let Some((generation, _)) = self.connections.at(slot) {
                 self.overflow(ConnId { slot, generation });
