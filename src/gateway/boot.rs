@@ -25,8 +25,8 @@ use ringway_sys::{
 use crate::cli::{EXIT_FAILURE, EXIT_OK, EXIT_UNAVAILABLE};
 use crate::clock;
 use crate::config::Config;
-use crate::control::{self, ControlOptions, ControlState, MetricsHub, Phase, Readiness};
-use crate::control_link;
+use crate::control::{self, ControlOptions, ControlState, MetricsHub, NoHooks, Phase, Readiness};
+use crate::control_link::{self, LinkParts};
 use crate::log;
 use crate::shard_loop::{ShardLoop, ShardParts, Shared};
 use crate::shutdown;
@@ -294,6 +294,7 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Re
         .map_err(|error| failure("cannot start the control plane", error.into()))?;
     let (calls, received) = control::call_queue();
     let ready = Readiness::new();
+    let parts = LinkParts { namespaces: Arc::new(config.namespaces.clone()), hooks: Box::new(NoHooks) };
     let state = ControlState {
         listener,
         metrics: Arc::clone(&shared.metrics),
@@ -308,7 +309,7 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, started: &Started) -> Re
             announce(config, started, control);
             tokio::select! {
                 result = control::serve(state) => result,
-                result = control_link::serve(Arc::clone(shared), received) => result,
+                result = control_link::serve(Arc::clone(shared), parts, received) => result,
                 name = stop => {
                     log::info("boot", "stopping", &[("signal", &name)]);
                     ready.set(Phase::Draining);

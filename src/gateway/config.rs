@@ -79,6 +79,21 @@ pub struct ControlConfig {
     pub api_key: Secret,
     /// Whether `/demo` is served.
     pub demo: bool,
+    /// Bounds of the server API.
+    pub api: ApiLimits,
+}
+
+/// Bounds of the server API.
+#[derive(Clone, Copy, Debug)]
+pub struct ApiLimits {
+    /// Channels of one broadcast. Over: error 106.
+    pub broadcast_channels_max: u32,
+    /// Commands of one batch. Over: error 106.
+    pub batch_commands_max: u32,
+    /// Publications that one history call may ask for. Over: error 106.
+    pub history_publications_max: u32,
+    /// Channels in the answer of `channels`. Over: error 106.
+    pub channels_listed_max: u32,
 }
 
 /// The ingest port.
@@ -184,6 +199,7 @@ pub struct Settings {
     pub api_key: String,
     pub api_key_file: String,
     pub demo: bool,
+    pub api: ApiLimits,
     pub ingest_listen: SocketAddr,
     pub ingest_tokens: Vec<String>,
     pub ingest_tokens_file: String,
@@ -217,6 +233,12 @@ impl Default for Settings {
             api_key: String::new(),
             api_key_file: String::new(),
             demo: false,
+            api: ApiLimits {
+                broadcast_channels_max: 1_000,
+                batch_commands_max: 1_000,
+                history_publications_max: 1_000,
+                channels_listed_max: 10_000,
+            },
             ingest_listen: loopback(8002),
             ingest_tokens: Vec::new(),
             ingest_tokens_file: String::new(),
@@ -397,6 +419,7 @@ impl Settings {
                 listen: self.control_listen,
                 api_key: Secret::new(self.api_key.as_bytes()),
                 demo: self.demo,
+                api: self.api,
             },
             ingest: IngestConfig { listen: self.ingest_listen },
             ring: RingConfig {

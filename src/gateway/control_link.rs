@@ -1,38 +1,55 @@
-//! The control plane as a speaker on the lanes: its calls become lane messages, owners' answers come back to it.
+//! The control plane as a speaker on the lanes: its calls become lane messages, shards' answers come back to it.
 //!
 //! In: `Call`s over a bounded queue. Out: requests to owner cores, answers through each call's `reply`.
-//! Invariants: an owner's queue that is full refuses the call (temporary error), it never waits; a call whose asker has
-//! gone is forgotten with its answer; calls under way are bounded by `CALLS_IN_FLIGHT_MAX`.
+//! Invariants: a shard's queue that is full refuses the call (temporary error), it never waits; what is asked of one
+//! channel or user arrives in the order of the calls; a call whose asker has gone is forgotten with its answer; calls
+//! under way are bounded by `CALLS_IN_FLIGHT_MAX` and `CALL_BYTES_IN_FLIGHT_MAX`.
 
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use ringway_engine::call::{
+    CallError, ChannelAnswer, ChannelCall, ChannelFact, ChannelsAnswer, ChannelsCall, UserCall, UserOrder,
+};
 use ringway_engine::ids::CoreId;
 use ringway_engine::lane_message::{Batch, LaneMessage, Origin, PublishError, PublishRequest};
+use ringway_engine::namespace::Namespaces;
 use ringway_engine::route;
 use ringway_sys::Inbox;
+use ringway_wire::ingest::PayloadKind;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
-use crate::control::{Call, Published};
+use crate::control::call::{Answer, Call, ChannelTold, ChannelsListed, Hooks, Published, RevokeError};
 use crate::shard_loop::Shared;
 
-/// Calls sent to owners and not answered yet. Over: refused as busy.
-const CALLS_IN_FLIGHT_MAX: usize = 65_536;
+/// Calls sent to shards and not answered yet. Over: refused as busy.
+pub const CALLS_IN_FLIGHT_MAX: usize = 65_536;
+/// Payload bytes of those. Over: refused as busy.
+pub const CALL_BYTES_IN_FLIGHT_MAX: usize = 128 * 1024 * 1024;
+/// Calls taken from the queue at once; those for one shard travel as one batch.
+const CALLS_PER_TURN_MAX: usize = 1_024;
 
-type Reply = oneshot::Sender<Result<Published, PublishError>>;
+/// What the link needs beside the lanes.
+pub struct LinkParts {
+    /// Rules of channels, until a reload sends others to the control plane's inbox as it does to every shard's.
+    pub namespaces: Arc<Namespaces>,
+    /// Reload and revocation.
+    pub hooks: Box<dyn Hooks>,
+}
 
 /// Serves calls until the other end of the queue is gone.
 ///
 /// # Errors
 /// The runtime cannot watch the inbox.
-pub async fn serve(shared: Arc<Shared>, mut calls: mpsc::Receiver<Call>) -> io::Result<()> {
+pub async fn serve(shared: Arc<Shared>, parts: LinkParts, mut calls: mpsc::Receiver<Call>) -> io::Result<()> {
     let core = CoreId(shared.inboxes.len() as u16 - 1);
     let inbox = Arc::clone(&shared.inboxes[core.0 as usize]);
     #[expect(deprecated, reason = "its successor is unsafe to call; the inbox owns its descriptor as long as it lives")]
     let bell = AsyncFd::new(InboxFd(Arc::clone(&inbox)))?;
-    let mut link = Link { shared, core, next_call: 0, in_flight: HashMap::new() };
+    let mut link = Link::new(shared, core, parts);
+    let mut taken = Vec::new();
     loop {
         inbox.awake();
         link.take_answers(&inbox);
@@ -42,10 +59,15 @@ pub async fn serve(shared: Arc<Shared>, mut calls: mpsc::Receiver<Call>) -> io::
             continue;
         }
         tokio::select! {
-            call = calls.recv() => match call {
-                Some(call) => link.send(call),
-                None => return Ok(()),
-            },
+            count = calls.recv_many(&mut taken, CALLS_PER_TURN_MAX) => {
+                if count == 0 {
+                    return Ok(());
+                }
+                for call in taken.drain(..) {
+                    link.call(call);
+                }
+                link.flush();
+            }
             guard = bell.readable() => guard?.clear_ready(),
         }
     }
@@ -63,43 +85,209 @@ impl std::os::fd::AsRawFd for InboxFd {
 struct Link {
     shared: Arc<Shared>,
     core: CoreId,
+    namespaces: Arc<Namespaces>,
+    hooks: Box<dyn Hooks>,
     next_call: u64,
-    in_flight: HashMap<u64, Reply>,
+    in_flight: HashMap<u64, InFlight>,
+    bytes_in_flight: usize,
+    /// Per shard, what this turn has to say to it.
+    outgoing: Vec<Vec<LaneMessage>>,
+}
+
+/// A call that shards have and have not answered.
+struct InFlight {
+    bytes: usize,
+    waiting: Waiting,
+}
+
+enum Waiting {
+    Publish(Answer<Published, PublishError>),
+    Channel { kind: PayloadKind, reply: Answer<ChannelTold, CallError> },
+    User(Answer<u16, CallError>),
+    Channels { shards_left: u16, listed: ChannelsListed, reply: Answer<ChannelsListed, CallError> },
+}
+
+impl Waiting {
+    fn is_abandoned(&self) -> bool {
+        match self {
+            Waiting::Publish(reply) => reply.is_closed(),
+            Waiting::Channel { reply, .. } => reply.is_closed(),
+            Waiting::User(reply) => reply.is_closed(),
+            Waiting::Channels { reply, .. } => reply.is_closed(),
+        }
+    }
+
+    /// The asker may have gone; then nobody needs the refusal.
+    fn refuse_busy(self) {
+        let _ = match self {
+            Waiting::Publish(reply) => reply.send(Err(PublishError::Busy)).is_ok(),
+            Waiting::Channel { reply, .. } => reply.send(Err(CallError::Busy)).is_ok(),
+            Waiting::User(reply) => reply.send(Err(CallError::Busy)).is_ok(),
+            Waiting::Channels { reply, .. } => reply.send(Err(CallError::Busy)).is_ok(),
+        };
+    }
 }
 
 impl Link {
-    fn send(&mut self, call: Call) {
-        let Call::Publish { channel, payload, kind, idempotency_key, reply } = call;
-        if self.in_flight.len() >= CALLS_IN_FLIGHT_MAX {
-            self.in_flight.retain(|_, reply| !reply.is_closed());
+    fn new(shared: Arc<Shared>, core: CoreId, parts: LinkParts) -> Self {
+        let outgoing = (0..core.0).map(|_| Vec::new()).collect();
+        let LinkParts { namespaces, hooks } = parts;
+        Link { shared, core, namespaces, hooks, next_call: 0, in_flight: HashMap::new(), bytes_in_flight: 0, outgoing }
+    }
+
+    fn call(&mut self, call: Call) {
+        match call {
+            Call::Publish { channel, payload, kind, idempotency_key, skip_history, reply } => {
+                let bytes = payload.len() + channel.len() + idempotency_key.len();
+                let Some((number, origin)) = self.admit(bytes, Waiting::Publish(reply)) else { return };
+                let owner = self.owner(&channel);
+                let request = PublishRequest {
+                    channel: channel.into_boxed_str(),
+                    payload: payload.into_boxed_slice(),
+                    kind,
+                    idempotency_key: idempotency_key.into_boxed_slice(),
+                    skip_history,
+                    publisher: None,
+                    origin,
+                    from: self.core,
+                };
+                self.say(owner, LaneMessage::Publish(Box::new(request)), number);
+            }
+            Call::Channel { channel, ask, reply } => {
+                let kind = self.namespaces.resolve(&channel).map_or(PayloadKind::Json, |(_, rules)| rules.payload);
+                let Some((number, origin)) = self.admit(channel.len(), Waiting::Channel { kind, reply }) else {
+                    return;
+                };
+                let owner = self.owner(&channel);
+                let call = ChannelCall { channel: channel.into_boxed_str(), ask, origin, from: self.core };
+                self.say(owner, LaneMessage::ChannelCall(Box::new(call)), number);
+            }
+            Call::User { user, client, order, reply } => self.order(user, client, order, reply),
+            Call::Channels { pattern, limit, reply } => self.list_channels(pattern.into(), limit, reply),
+            Call::RevokeToken { token_id, until_unix_s, reply } => {
+                // Nobody waits any more: it has happened all the same.
+                let _ = reply.send(self.revoke(&token_id, until_unix_s));
+            }
+            Call::Reload { reply } => {
+                // What was asked before is sent before the new rules.
+                self.flush();
+                let _ = reply.send(self.hooks.reload());
+            }
         }
-        if self.in_flight.len() >= CALLS_IN_FLIGHT_MAX {
-            // The asker may have gone; then nobody needs the refusal.
-            let _ = reply.send(Err(PublishError::Busy));
+    }
+
+    fn order(&mut self, user: String, client: String, order: UserOrder, reply: Answer<u16, CallError>) {
+        let channel = match &order {
+            UserOrder::Subscribe { subscription, .. } => &subscription.channel,
+            UserOrder::Unsubscribe { channel, .. } => channel,
+            UserOrder::Disconnect { .. } | UserOrder::Refresh { .. } | UserOrder::Message { .. } => "",
+        };
+        // The user's owner knows no channels, and the cores it tells answer nobody.
+        if !channel.is_empty() && self.namespaces.resolve(channel).is_none() {
+            let _ = reply.send(Err(CallError::UnknownChannel));
             return;
         }
-        let shards = self.core.0;
-        let owner = route::owner(route::bucket(&channel), shards);
+        let bytes = match &order {
+            UserOrder::Subscribe { subscription, .. } => subscription.info.len() + subscription.data.len(),
+            UserOrder::Message { data } => data.len(),
+            _ => 0,
+        };
+        let Some((number, origin)) = self.admit(bytes + user.len(), Waiting::User(reply)) else { return };
+        let owner = self.owner(&user);
+        let call = UserCall { user: user.into(), client: client.into(), order, origin: Some(origin), from: self.core };
+        self.say(owner, LaneMessage::UserCall(Box::new(call)), number);
+    }
+
+    fn list_channels(&mut self, pattern: Box<str>, limit: u32, reply: Answer<ChannelsListed, CallError>) {
+        let waiting = Waiting::Channels { shards_left: self.core.0, listed: ChannelsListed::default(), reply };
+        let Some((number, origin)) = self.admit(pattern.len(), waiting) else { return };
+        for shard in 0..self.core.0 {
+            let call = ChannelsCall { pattern: pattern.clone(), limit, origin, from: self.core };
+            self.say(CoreId(shard), LaneMessage::ChannelsCall(Box::new(call)), number);
+        }
+    }
+
+    fn revoke(&mut self, token_id: &str, until_unix_s: Option<u64>) -> Result<(), RevokeError> {
+        self.hooks.revoke_token(token_id, until_unix_s).map_err(RevokeError::Refused)?;
+        // The table refuses newcomers from here on; each shard closes those who are there.
+        self.flush();
+        let mut all_told = true;
+        for shard in 0..self.core.0 {
+            all_told &= self.push(CoreId(shard), vec![LaneMessage::RevokeToken(token_id.into())]).is_ok();
+        }
+        if all_told { Ok(()) } else { Err(RevokeError::Busy) }
+    }
+
+    /// The owner of a channel, or of a user: both are routed by name.
+    fn owner(&self, name: &str) -> CoreId {
+        route::owner(route::bucket(name), self.core.0)
+    }
+
+    /// Gives a call its number; none when there are too many, and then it has been refused.
+    fn admit(&mut self, bytes: usize, waiting: Waiting) -> Option<(u64, Origin)> {
+        let full = |link: &Link| {
+            link.in_flight.len() >= CALLS_IN_FLIGHT_MAX || link.bytes_in_flight + bytes > CALL_BYTES_IN_FLIGHT_MAX
+        };
+        if full(self) {
+            self.in_flight.retain(|_, call| !call.waiting.is_abandoned());
+            self.bytes_in_flight = self.in_flight.values().map(|call| call.bytes).sum();
+        }
+        if full(self) {
+            waiting.refuse_busy();
+            return None;
+        }
         let number = self.next_call;
         self.next_call += 1;
-        let request = PublishRequest {
-            channel: channel.into_boxed_str(),
-            payload: payload.into_boxed_slice(),
-            kind,
-            idempotency_key: idempotency_key.into_boxed_slice(),
-            publisher: None,
-            skip_history: false,
-            origin: Origin::Control { call: number },
-            from: self.core,
-        };
-        let inbox = &self.shared.inboxes[owner.0 as usize];
-        let batch = Batch { from: self.core, messages: vec![LaneMessage::Publish(Box::new(request))] };
-        if inbox.push(batch).is_err() {
-            let _ = reply.send(Err(PublishError::Busy));
-            return;
+        self.bytes_in_flight += bytes;
+        self.in_flight.insert(number, InFlight { bytes, waiting });
+        Some((number, Origin::Control { call: number }))
+    }
+
+    /// Queues a message of this turn; a full batch goes at once.
+    fn say(&mut self, to: CoreId, message: LaneMessage, number: u64) {
+        match self.outgoing.get_mut(to.0 as usize) {
+            Some(messages) => {
+                messages.push(message);
+                if messages.len() >= CALLS_PER_TURN_MAX {
+                    self.flush();
+                }
+            }
+            // No such shard: no answer will come.
+            None => drop(self.settle(number)),
         }
-        self.in_flight.insert(number, reply);
+    }
+
+    /// Hands this turn's messages to their shards. A shard whose queue is full refuses all of its own.
+    fn flush(&mut self) {
+        for shard in 0..self.outgoing.len() {
+            let messages = std::mem::take(&mut self.outgoing[shard]);
+            if messages.is_empty() {
+                continue;
+            }
+            if let Err(refused) = self.push(CoreId(shard as u16), messages) {
+                for number in refused.iter().filter_map(call_number) {
+                    if let Some(waiting) = self.settle(number) {
+                        waiting.refuse_busy();
+                    }
+                }
+            }
+        }
+    }
+
+    /// # Errors
+    /// The shard's queue is full; the messages come back.
+    fn push(&self, to: CoreId, messages: Vec<LaneMessage>) -> Result<(), Vec<LaneMessage>> {
+        let inbox = &self.shared.inboxes[to.0 as usize];
+        inbox.push(Batch { from: self.core, messages }).map_err(|batch| batch.messages)?;
         inbox.wake_if_asleep();
+        Ok(())
+    }
+
+    /// Takes a call out of those under way.
+    fn settle(&mut self, number: u64) -> Option<Waiting> {
+        let call = self.in_flight.remove(&number)?;
+        self.bytes_in_flight -= call.bytes;
+        Some(call.waiting)
     }
 
     fn take_answers(&mut self, inbox: &Inbox<Batch>) {
@@ -107,12 +295,77 @@ impl Link {
         inbox.take_lost().for_each(drop);
         while let Some(batch) = inbox.pop() {
             for message in batch.messages {
-                let LaneMessage::PublishAnswer(answer) = message else { continue };
-                let Origin::Control { call } = answer.origin else { continue };
-                let Some(reply) = self.in_flight.remove(&call) else { continue };
-                let published = answer.result.map(|position| Published { position, duplicate: answer.duplicate });
-                let _ = reply.send(published);
+                self.answered(message);
             }
         }
     }
+
+    fn answered(&mut self, message: LaneMessage) {
+        match message {
+            LaneMessage::PublishAnswer(answer) => {
+                if let Some(Waiting::Publish(reply)) = self.settle_origin(answer.origin) {
+                    let published = answer.result.map(|position| Published { position, duplicate: answer.duplicate });
+                    let _ = reply.send(published);
+                }
+            }
+            LaneMessage::ChannelAnswer(answer) => {
+                let ChannelAnswer { origin, result } = *answer;
+                if let Some(Waiting::Channel { kind, reply }) = self.settle_origin(origin) {
+                    let _ = reply.send(result.map(|fact: ChannelFact| ChannelTold { fact, kind }));
+                }
+            }
+            LaneMessage::UserAnswer(answer) => {
+                if let Some(Waiting::User(reply)) = self.settle_origin(answer.origin) {
+                    let _ = reply.send(answer.result);
+                }
+            }
+            LaneMessage::ChannelsAnswer(answer) => self.channels_answered(*answer),
+            LaneMessage::Rules(rules) => self.namespaces = rules,
+            // Nothing else is said to the control plane; a sender's mistake harms nobody here.
+            _ => {}
+        }
+    }
+
+    fn settle_origin(&mut self, origin: Origin) -> Option<Waiting> {
+        match origin {
+            Origin::Control { call } => self.settle(call),
+            _ => None,
+        }
+    }
+
+    /// One shard's part; the last one completes the answer.
+    fn channels_answered(&mut self, answer: ChannelsAnswer) {
+        let Origin::Control { call } = answer.origin else { return };
+        let Some(InFlight { waiting: Waiting::Channels { shards_left, listed, .. }, .. }) =
+            self.in_flight.get_mut(&call)
+        else {
+            return;
+        };
+        listed.channels.extend(answer.channels);
+        listed.total += u64::from(answer.total);
+        *shards_left = shards_left.saturating_sub(1);
+        if *shards_left == 0
+            && let Some(Waiting::Channels { listed, reply, .. }) = self.settle(call)
+        {
+            let _ = reply.send(Ok(listed));
+        }
+    }
 }
+
+/// The call that a message belongs to.
+fn call_number(message: &LaneMessage) -> Option<u64> {
+    let origin = match message {
+        LaneMessage::Publish(request) => request.origin,
+        LaneMessage::ChannelCall(call) => call.origin,
+        LaneMessage::UserCall(call) => call.origin?,
+        LaneMessage::ChannelsCall(call) => call.origin,
+        _ => return None,
+    };
+    match origin {
+        Origin::Control { call } => Some(call),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -89,6 +89,7 @@ impl World {
             kind: PayloadKind::Json,
             idempotency_key: Box::default(),
             publisher: None,
+            skip_history: false,
             origin: Origin::Control { call: 0 },
             from: CoreId(1),
         };

@@ -1,7 +1,7 @@
 //! The control plane: HTTP on one tokio thread. Health, metrics, the HTTP API, the demo page.
 //!
-//! In: requests on the control port; counters that shards publish into the [`MetricsHub`]. Out: answers; publishes as
-//! [`Call`]s over a bounded queue, which boot's pump turns into lane messages and answers.
+//! In: requests on the control port; counters that shards publish into the [`MetricsHub`]. Out: answers; what the API
+//! asks of the shards as [`Call`]s over a bounded queue, which `control_link.rs` turns into lane messages.
 //! Invariants: nothing here blocks a shard; a full queue is an answer ("too many requests"), never a wait; every
 //! request, every silent connection and the number of connections are bounded.
 //!
@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `/health`, `/ready` | here |
 //! | `/metrics` | `metrics.rs`, `process.rs` |
-//! | `POST /api/publish` | `publish.rs` |
+//! | `POST /api/<method>`, `/api/openapi.json` | `api/`, `call.rs` |
 //! | `/demo` | `demo.rs` |
 
 use std::io;
@@ -22,20 +22,19 @@ use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use ringway_engine::lane_message::{Position, PublishError};
-use ringway_wire::ingest::PayloadKind;
-use tokio::sync::{mpsc, oneshot};
+use axum::routing::get;
 
-use crate::config::{Config, Secret};
+use crate::config::{ApiLimits, Config, Secret};
 
+pub mod api;
+pub mod call;
 pub mod metrics;
 
 mod demo;
 mod listener;
 pub mod process;
-pub mod publish;
 
+pub use call::{Call, CallSender, Hooks, NoHooks, Published, Reloaded, call_queue};
 pub use metrics::MetricsHub;
 
 /// Connections of the control port at once. Over: new ones wait in the kernel's listen queue.
@@ -46,43 +45,6 @@ pub const REQUEST_TIMEOUT_MS: u64 = 15_000;
 pub const ANSWER_TIMEOUT_MS: u64 = 5_000;
 /// Silence of a connection, before or between requests. Over: it is closed.
 pub const IDLE_TIMEOUT_MS: u64 = 30_000;
-/// Calls that wait for the pump. Over: answered "too many requests".
-pub const CALLS_MAX: usize = 4_096;
-
-/// Bounded; the receiver turns calls into lane messages and answers each through its `reply`.
-pub type CallSender = mpsc::Sender<Call>;
-
-/// A queue for calls, of [`CALLS_MAX`].
-pub fn call_queue() -> (CallSender, mpsc::Receiver<Call>) {
-    mpsc::channel(CALLS_MAX)
-}
-
-/// What the control plane asks of the shards.
-#[derive(Debug)]
-pub enum Call {
-    /// Publish to a channel.
-    Publish {
-        /// Full name, within `channel_bytes_max`.
-        channel: String,
-        /// JSON without newlines, or bytes.
-        payload: Vec<u8>,
-        /// Which of the two.
-        kind: PayloadKind,
-        /// Scoped to the channel; empty: none. Within `idempotency_key_bytes_max`.
-        idempotency_key: Vec<u8>,
-        /// Dropped without an answer: the caller is told "internal server error".
-        reply: oneshot::Sender<Result<Published, PublishError>>,
-    },
-}
-
-/// A publish that happened.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Published {
-    /// Where it stands in its channel.
-    pub position: Position,
-    /// The same idempotency key was published before; `position` is the first one's.
-    pub duplicate: bool,
-}
 
 /// Whether this node takes new connections.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +100,8 @@ pub struct ControlOptions {
     pub channel_bytes_max: u32,
     /// Bytes of an idempotency key.
     pub idempotency_key_bytes_max: u32,
+    /// Bounds of the server API.
+    pub api: ApiLimits,
     /// How long a call may wait for the shards' answer; [`ANSWER_TIMEOUT_MS`].
     pub answer_timeout_ms: u64,
 }
@@ -153,6 +117,7 @@ impl ControlOptions {
             publication_bytes_max: config.engine.publication_bytes_max,
             channel_bytes_max: config.engine.channel_bytes_max,
             idempotency_key_bytes_max: config.engine.idempotency_key_bytes_max,
+            api: config.control.api,
             answer_timeout_ms: ANSWER_TIMEOUT_MS,
         }
     }
@@ -179,7 +144,8 @@ struct Plane {
     calls: CallSender,
     ready: Arc<Readiness>,
     options: ControlOptions,
-    api_results: publish::ApiResults,
+    api_results: api::ApiResults,
+    identity: api::NodeIdentity,
 }
 
 /// Serves the control port until the future is dropped. Runs on a tokio current-thread runtime.
@@ -196,23 +162,25 @@ pub async fn serve(state: ControlState) -> io::Result<()> {
 /// When the listener cannot be given to the runtime.
 pub async fn serve_until(state: ControlState, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     let listener = listener::Bounded::new(state.listener, CONNECTIONS_MAX, Duration::from_millis(IDLE_TIMEOUT_MS))?;
+    let identity = api::NodeIdentity::new(state.options.client_port);
     let plane = Arc::new(Plane {
         metrics: state.metrics,
         calls: state.calls,
         ready: state.ready,
         options: state.options,
-        api_results: publish::ApiResults::default(),
+        api_results: api::ApiResults::default(),
+        identity,
     });
     axum::serve(listener, router(plane)).with_graceful_shutdown(stop).await
 }
 
 fn router(plane: Arc<Plane>) -> Router {
-    let body_bytes_max = publish::body_bytes_max(&plane.options);
+    let body_bytes_max = api::body_bytes_max(&plane.options);
     let mut router = Router::new()
         .route("/health", get(health))
         .route("/ready", get(ready))
         .route("/metrics", get(render_metrics))
-        .route("/api/publish", post(publish::handle));
+        .merge(api::routes(&plane.options));
     if plane.options.demo {
         router = router.merge(demo::routes(&plane.options));
     }

@@ -76,19 +76,19 @@ fn ticks_per_second() -> Option<u64> {
         .map(|ticks| ticks as u64)
 }
 
-fn cpu_seconds() -> Option<String> {
+pub(super) fn cpu_seconds() -> Option<String> {
     let ticks = stat_field(14)? + stat_field(15)?;
     Some(format!("{:.2}", ticks as f64 / ticks_per_second()? as f64))
 }
 
-fn resident_bytes() -> Option<String> {
+pub(super) fn resident_bytes() -> Option<String> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     Some((kib * 1024).to_string())
 }
 
-fn start_seconds() -> Option<String> {
+pub(super) fn start_seconds() -> Option<String> {
     let stat = fs::read_to_string("/proc/stat").ok()?;
     let boot: u64 = stat.lines().find_map(|l| l.strip_prefix("btime "))?.trim().parse().ok()?;
     Some(format!("{:.2}", boot as f64 + stat_field(22)? as f64 / ticks_per_second()? as f64))

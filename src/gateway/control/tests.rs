@@ -5,10 +5,15 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 
 use ringway_engine::ids::Epoch;
+use ringway_engine::lane_message::{Position, PublishError};
 use ringway_engine::metrics::{Metric, Metrics};
 use ringway_sys::thread::spawn_named;
+use ringway_wire::ingest::PayloadKind;
+use tokio::sync::{mpsc, oneshot};
 
 use super::*;
+
+mod api;
 
 const EPOCH: Epoch = Epoch { boot: 35, creation: 36 };
 
@@ -38,6 +43,12 @@ impl Server {
             publication_bytes_max: 1024,
             channel_bytes_max: 32,
             idempotency_key_bytes_max: 16,
+            api: ApiLimits {
+                broadcast_channels_max: 3,
+                batch_commands_max: 4,
+                history_publications_max: 10,
+                channels_listed_max: 2,
+            },
             answer_timeout_ms: 2_000,
         };
         change(&mut options);
@@ -93,7 +104,12 @@ impl Server {
     }
 
     fn publish(&self, body: &str) -> (u16, String) {
-        let (status, _, body) = self.request("POST /api/publish HTTP/1.1\r\nX-API-Key: key", body);
+        self.api("publish", body)
+    }
+
+    /// A call of the server API with the right key.
+    fn api(&self, method: &str, body: &str) -> (u16, String) {
+        let (status, _, body) = self.request(&format!("POST /api/{method} HTTP/1.1\r\nX-API-Key: key"), body);
         (status, body)
     }
 }
@@ -109,7 +125,9 @@ impl Drop for Server {
 
 /// Answers every publish with an offset, unless the channel's name asks for something else.
 async fn shards(call: Call) {
-    let Call::Publish { channel, payload, kind, idempotency_key, reply } = call;
+    let Call::Publish { channel, payload, kind, idempotency_key, skip_history, reply } = call else {
+        return api::other_shards(call);
+    };
     let answer = match channel.as_str() {
         "unknown" => Err(PublishError::UnknownChannel),
         "denied" => Err(PublishError::PermissionDenied),
@@ -120,7 +138,7 @@ async fn shards(call: Call) {
         _ => {
             // The offset tells the test what arrived: length, kind, and length of the key.
             let told = payload.len() as u64 * 1000 + (kind == PayloadKind::Bytes) as u64 * 100;
-            let offset = if channel == "plain" { 0 } else { told + idempotency_key.len() as u64 };
+            let offset = if channel == "plain" || skip_history { 0 } else { told + idempotency_key.len() as u64 };
             Ok(Published { position: Position { offset, epoch: EPOCH }, duplicate: channel == "duplicate" })
         }
     };
@@ -146,12 +164,13 @@ fn health_and_readiness() {
 #[test]
 fn unknown_paths_and_methods_are_json_errors() {
     let server = Server::quiet();
-    for path in ["/", "/demo", "/demo/demo.js", "/api", "/api/broadcast"] {
+    for path in ["/", "/demo", "/demo/demo.js", "/api/", "/api/nothing"] {
         let (status, head, body) = server.get(path);
         assert_eq!((status, body.as_str()), (404, "{\"error\":{\"code\":404,\"message\":\"not found\"}}"), "{path}");
         assert!(head.contains("content-type: application/json"));
     }
-    assert_eq!(server.get("/api/publish").0, 405);
+    assert_eq!((server.get("/api/publish").0, server.get("/api").0), (405, 405));
+    assert!(server.get("/api/publish").1.contains("allow: post"));
     assert_eq!(server.request("DELETE /metrics HTTP/1.1", "").0, 405);
 }
 
@@ -169,8 +188,9 @@ fn metrics_are_prometheus_text() {
     for line in [
         "ringway_deliveries_total{shard=\"1\"} 7",
         "ringway_closes_total{reason=\"slow\",code=\"3008\",shard=\"0\"} 0",
-        "ringway_api_calls_total{result=\"ok\"} 1",
-        "ringway_api_calls_total{result=\"unauthorized\"} 1",
+        "ringway_api_calls_total{method=\"publish\",result=\"ok\"} 1",
+        "ringway_api_calls_total{method=\"publish\",result=\"unauthorized\"} 1",
+        "ringway_api_calls_total{method=\"history\",result=\"ok\"} 0",
         "# TYPE process_resident_memory_bytes gauge",
         concat!("ringway_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
     ] {
@@ -193,6 +213,11 @@ fn a_publish_is_answered_with_its_position() {
     assert_eq!(server.publish("{\"channel\":\"a\",\"data\":1,\"idempotency_key\":\"abc\"}"), result(1003));
     assert_eq!(server.publish("{\"channel\":\"a\",\"b64data\":\"AAEC\"}"), result(3100));
     assert_eq!(server.publish("{\"channel\":\"\\u0061\",\"data\":1,\"skip_history\":false,\"tags\":{}}"), result(1000));
+    // As client libraries of Centrifugo send it: base64 wins, unknown fields are ignored.
+    assert_eq!(server.publish("{\"channel\":\"a\",\"data\":1,\"b64data\":\"AAEC\",\"chanel\":\"b\"}"), result(3100));
+    assert_eq!(server.publish("{\"channel\":\"a\",\"data\":1,\"b64data\":\"\",\"delta\":true}"), result(1000));
+    let skipped = server.publish("{\"channel\":\"a\",\"data\":1,\"skip_history\":true}");
+    assert_eq!(skipped, (200, "{\"result\":{}}".into()));
     assert_eq!(server.publish("{\"channel\":\"duplicate\",\"data\":1}"), result(1000));
     assert_eq!(server.publish("{\"channel\":\"plain\",\"data\":1}"), (200, "{\"result\":{}}".into()));
 }
@@ -242,12 +267,12 @@ fn bad_bodies_are_error_107() {
         "{\"channel\":\"a\",\"data\":{]}",
         "{\"channel\":\"a\",\"data\":01}",
         "{\"channel\":\"a\",\"data\":\"raw\nnewline\"}",
-        "{\"channel\":\"a\",\"data\":1,\"b64data\":\"AAEC\"}",
         "{\"channel\":\"a\",\"b64data\":\"?\"}",
+        "{\"channel\":\"a\",\"b64data\":\"\"}",
         "{\"channel\":\"a\",\"data\":1} x",
-        "{\"channel\":\"a\",\"data\":1,\"skip_history\":true}",
         "{\"channel\":\"a\",\"data\":1,\"tags\":{\"a\":\"b\"}}",
-        "{\"channel\":\"a\",\"data\":1,\"chanel\":\"b\"}",
+        "{\"channel\":\"a\",\"data\":1,\"version\":1}",
+        "{\"channel\":\"a\",\"data\":1,\"version_epoch\":\"a\"}",
         &long_channel,
         &long_key,
     ] {
@@ -271,7 +296,7 @@ fn sizes_are_bounded() {
     let server = Server::start(|_| {}, 8, shards);
     let of = |length: usize| format!("{{\"channel\":\"a\",\"data\":\"{}\"}}", "x".repeat(length - 2));
     assert_eq!(server.publish(&of(1024)), result(1_024_000));
-    for length in [1025, 70_000] {
+    for length in [1025, 70_000, 2_000_000] {
         let (status, answer) = server.publish(&of(length));
         assert!(status == 413 && answer.contains("\"code\":106"), "{length}: {status} {answer}");
     }

@@ -1,0 +1,172 @@
+//! `info`, `revoke_token` and `reload`: about the node as a whole.
+//!
+//! In: counters that shards publish, /proc, orders for boot's hooks. Out: one node's description; done or not.
+//! Invariant: what this node does not know is absent, never guessed.
+
+use std::fs;
+use std::hash::{BuildHasher, Hasher};
+
+use ringway_engine::metrics::Metric;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::ask::{Asking, Start, Work, at_once, begun, text};
+use super::error::ApiError;
+use super::user::ID_BYTES_MAX;
+use crate::clock;
+use crate::control::call::{Call, RevokeError};
+use crate::control::process;
+
+/// Asks for the state of the node.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct InfoRequest {}
+
+/// All nodes that this one knows.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct InfoResult {
+    /// Itself.
+    nodes: Vec<Node>,
+}
+
+/// One node.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Node {
+    /// Random per start.
+    uid: String,
+    /// Host name and client port.
+    name: String,
+    /// Version of the program.
+    version: String,
+    /// Client connections.
+    num_clients: u64,
+    /// Subscriptions of clients.
+    num_subs: u64,
+    /// Channels that this node owns: with subscribers, with publications in history, or used a short time ago.
+    num_channels: u64,
+    /// Seconds since the process started.
+    uptime: u64,
+    /// The process.
+    process: Process,
+}
+
+/// What a process uses.
+#[derive(Debug, Serialize, JsonSchema)]
+struct Process {
+    /// Percent of one core, on average since the start.
+    cpu: f64,
+    /// Resident memory in bytes.
+    rss: u64,
+}
+
+/// What does not change about a node.
+#[derive(Debug)]
+pub(in crate::control) struct NodeIdentity {
+    uid: String,
+    name: String,
+}
+
+impl NodeIdentity {
+    pub(in crate::control) fn new(client_port: u16) -> Self {
+        // The standard library's randomly keyed hasher, whose keys come from the kernel.
+        let uid = std::hash::RandomState::new().build_hasher().finish();
+        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        NodeIdentity { uid: format!("{uid:016x}"), name: format!("{}_{client_port}", host.trim()) }
+    }
+}
+
+impl Start for InfoRequest {
+    type Result = InfoResult;
+
+    fn start(self, asking: &Asking<'_>) -> Work<InfoResult> {
+        let total = |metric| asking.plane.metrics.total(metric);
+        let number = |text: Option<String>| text.and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
+        let uptime = (clock::unix_now_ms() as f64 / 1_000.0 - number(process::start_seconds())).max(0.0);
+        let cpu = if uptime > 0.0 { number(process::cpu_seconds()) / uptime * 100.0 } else { 0.0 };
+        let node = Node {
+            uid: asking.plane.identity.uid.clone(),
+            name: asking.plane.identity.name.clone(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            num_clients: total(Metric::ConnectionsOpen),
+            num_subs: total(Metric::SubscriptionsOpen),
+            num_channels: total(Metric::ChannelsOwned),
+            uptime: uptime as u64,
+            process: Process { cpu, rss: number(process::resident_bytes()) as u64 },
+        };
+        at_once(Ok(InfoResult { nodes: vec![node] }))
+    }
+}
+
+/// Refuses a token from now on and closes the connections that came with it. `token_id` or `uid` is needed.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[schemars(extend("anyOf" = [
+    { "required": ["token_id"], "properties": { "token_id": { "type": "string", "minLength": 1 } } },
+    { "required": ["uid"], "properties": { "uid": { "type": "string", "minLength": 1 } } },
+]))]
+pub(super) struct RevokeTokenRequest {
+    /// Id of the token, its `jti` claim.
+    token_id: Option<String>,
+    /// Another name of `token_id`, used when that is empty.
+    uid: Option<String>,
+    /// The token's own end, in seconds since 1970, until which the revocation is remembered. 0 or absent: not known.
+    #[schemars(range(max = 9_007_199_254_740_991u64))]
+    expire_at: Option<u64>,
+}
+
+/// Nothing more to say.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct RevokeTokenResult {}
+
+impl Start for RevokeTokenRequest {
+    type Result = RevokeTokenResult;
+
+    fn start(self, asking: &Asking<'_>) -> Work<RevokeTokenResult> {
+        begun(self.revoke(asking))
+    }
+}
+
+impl RevokeTokenRequest {
+    fn revoke(self, asking: &Asking<'_>) -> Result<Work<RevokeTokenResult>, ApiError> {
+        let given = [self.token_id, self.uid].into_iter().flatten().find(|id| !id.is_empty());
+        let token_id = text("token_id", given.unwrap_or_default(), ID_BYTES_MAX)?;
+        if self.expire_at.is_some_and(|at| at > ringway_engine::limits::OFFSET_MAX) {
+            return Err(ApiError::bad_request("expire_at is too large"));
+        }
+        let until_unix_s = self.expire_at.filter(|at| *at != 0);
+        let waiting = asking.send(|reply| Call::RevokeToken { token_id, until_unix_s, reply })?;
+        Ok(Box::pin(async move {
+            let refused = |error| match error {
+                RevokeError::Busy => ApiError::busy(),
+                RevokeError::Refused(why) => ApiError::not_available(why),
+            };
+            waiting.answer(refused).await.map(|()| RevokeTokenResult {})
+        }))
+    }
+}
+
+/// Makes the node read its configuration again.
+#[derive(Debug, Deserialize, JsonSchema)]
+pub(super) struct ReloadRequest {}
+
+/// The new configuration holds.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(super) struct ReloadResult {
+    /// Keys that changed and hold now.
+    applied: Vec<String>,
+    /// Keys whose new value holds only after a restart.
+    needs_restart: Vec<String>,
+}
+
+impl Start for ReloadRequest {
+    type Result = ReloadResult;
+
+    fn start(self, asking: &Asking<'_>) -> Work<ReloadResult> {
+        begun(asking.send(|reply| Call::Reload { reply }).map(|waiting| {
+            let work: Work<ReloadResult> = Box::pin(async move {
+                let refused = |why| ApiError::conflict(format!("the configuration was refused: {why}"));
+                let reloaded = waiting.answer(refused).await?;
+                Ok(ReloadResult { applied: reloaded.applied, needs_restart: reloaded.needs_restart })
+            });
+            work
+        }))
+    }
+}
