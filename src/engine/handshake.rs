@@ -45,8 +45,8 @@ pub fn decide(request: &UpgradeRequest<'_>, access: &Access) -> Result<Purpose, 
 /// whatever the client offers.
 pub fn deflate(request: &UpgradeRequest<'_>, purpose: Purpose, access: &Access) -> Option<Deflate> {
     match purpose {
-        Purpose::Client(_) if access.deflate => request.deflate,
-        Purpose::Client(_) | Purpose::Echo => None,
+        Purpose::Client(_) | Purpose::Uni if access.deflate => request.deflate,
+        Purpose::Client(_) | Purpose::Uni | Purpose::Echo => None,
     }
 }
 

@@ -94,6 +94,7 @@ metrics! {
     JoinLeaveDropped = Counter "ringway_join_leave_dropped_total" "" "Joins and leaves of channels with watchers not told because of join_leave_members_max.";
     ChannelCalls = Counter "ringway_channel_calls_total" "" "Calls about presence and history answered by this shard as the channel's owner.";
     ChannelCallsTooLarge = Counter "ringway_channel_calls_too_large_total" "" "Presence calls refused because of presence_members_max.";
+    ListingsCut = Counter "ringway_listings_cut_total" "" "Listings of channels answered before they were complete, because too many were under way.";
     UsersOnline = Gauge "ringway_users_online" "" "Distinct users with a connection on the node whose owner is this shard.";
     UserCalls = Counter "ringway_user_calls_total" "" "Calls about a user that this shard passed on to the cores with connections of that user.";
     Deliveries = Counter "ringway_deliveries_total" "" "Publications put into a connection's outbox.";

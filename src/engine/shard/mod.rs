@@ -280,6 +280,7 @@ impl Shard {
         }
         self.fire_timers();
         self.fan_out();
+        self.go_on_listing();
         while let Some(message) = self.lanes.pop_own() {
             self.lane(message);
         }
@@ -288,7 +289,11 @@ impl Shard {
 
     /// Whether `end_turn` would have something to do at once: do not sleep.
     pub fn has_work(&self) -> bool {
-        self.fanouts.has_work() || !self.to_write.is_empty() || self.lanes.has_own() || self.can_go_on_inflating()
+        self.fanouts.has_work()
+            || !self.to_write.is_empty()
+            || self.lanes.has_own()
+            || self.can_go_on_inflating()
+            || self.owner.is_listing()
     }
 
     /// Fills a batch of writes, one per connection. Each is followed by `Input::Wrote`. Call it until it is empty.
