@@ -261,14 +261,8 @@ impl Connection {
     fn run(mut self) {
         self.stream.set_nodelay(true).unwrap();
         self.stream.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
-        let cut_after = match self.behaviour.cut_after_max {
-            0 => u64::MAX,
-            max => 1 + self.random.below(max),
-        };
-        let cut_after_events = match self.behaviour.cut_after_events_max {
-            0 => u64::MAX,
-            max => 1 + self.random.below(max),
-        };
+        let cut_after = self.up_to(self.behaviour.cut_after_max);
+        let cut_after_events = self.up_to(self.behaviour.cut_after_events_max);
         let (mut buffer, mut filled) = (vec![0; 2 * 1024 * 1024], 0);
         let (mut greeted, mut publishes) = (false, 0);
         let mut left_at = None;
@@ -358,6 +352,11 @@ impl Connection {
             }
             self.send(&replies);
         }
+    }
+
+    /// A number from 1 to `max`; without end for 0.
+    fn up_to(&mut self, max: u64) -> u64 {
+        if max == 0 { u64::MAX } else { 1 + self.random.below(max) }
     }
 
     fn send(&mut self, bytes: &[u8]) {
