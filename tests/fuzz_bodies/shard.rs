@@ -16,7 +16,7 @@ use ringway_engine::shard::Shard;
 use ringway_engine::tokens::NoTokens;
 use ringway_wire::deflate::Compressor;
 use ringway_wire::frame::{Opcode, write_client_header};
-use ringway_wire::ingest::{Hello, write_hello};
+use ringway_wire::ingest::{FEATURES, Hello, write_hello};
 
 /// Takes one input.
 pub fn run(data: &[u8]) {
@@ -138,8 +138,14 @@ fn shard(deflate: bool) -> Shard {
 fn greeting(backend: bool, protobuf: bool, deflate: bool) -> Vec<u8> {
     let mut out = Vec::new();
     if backend {
-        let hello =
-            Hello { version_min: 1, version_max: 1, features: 0, instance: [1; 16], token: b"dev", name: "fuzz" };
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            features: FEATURES,
+            instance: [1; 16],
+            token: b"dev",
+            name: "fuzz",
+        };
         write_hello(&mut out, &hello);
         return out;
     }
