@@ -67,7 +67,7 @@ impl Auth {
     }
 
     /// Keeps the keys of a URL fresh, whether one is configured now or later. To be run on the control plane's runtime.
-    pub fn keep_keys_fresh(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn keep_keys_fresh(&self) -> impl Future<Output = ()> + Send + use<> {
         fetch::keep_fresh(Arc::clone(&self.checker))
     }
 
