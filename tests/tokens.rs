@@ -22,7 +22,7 @@ use ringway_engine::tokens::{
     ConnectClaims, SubscribeClaims, TokenAsk, TokenCheck, TokenChecked, TokenError, Tokens, Verdict,
 };
 use ringway_sys::Inbox;
-use ringway_tests::{PATIENCE, server::root};
+use ringway_tests::{PATIENCE, Server, server::root};
 use serde_json::Value;
 
 const ALGORITHMS: [&str; 10] =
@@ -337,6 +337,22 @@ fn a_key_set_over_https_is_taken_from_a_trusted_server_only() {
     };
     ringway_tests::eventually("the fetch from an unknown authority fails", failed);
     asker.refuses("from an unknown authority", signed.token("ES256", "by_kid"), TokenError::Busy);
+}
+
+#[test]
+fn a_running_gateway_fetches_its_keys_and_says_so() {
+    let signed = Signed::by("sign_tokens.mjs");
+    let ca_file = signed.path("ca-of-the-process.pem");
+    let served = Served::start(&signed.path("jwks.json"), &ca_file);
+    let url = format!("auth.jwks_url=https://localhost:{}/keys?of=tests", served.1);
+    let server = Server::start(&["--set", &url, "--set", &format!("auth.jwks_ca_file={ca_file}")]);
+    ringway_tests::eventually_is("keys", 7, || server.metrics().sum("ringway_jwks_keys", &[]));
+    let threads = std::fs::read_dir(format!("/proc/{}/task", server.pid)).expect("it runs");
+    let names: Vec<String> = threads
+        .filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok())
+        .map(|name| name.trim().to_owned())
+        .collect();
+    assert!(names.iter().any(|name| name == "auth-0") && names.iter().any(|name| name == "auth-1"), "{names:?}");
 }
 
 #[test]

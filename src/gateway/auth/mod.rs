@@ -72,7 +72,8 @@ impl Auth {
     }
 
     /// Takes other keys and another policy, as a whole; a fetched key set stays when its source is the same.
-    /// Connections that are open stay. The pool keeps its size.
+    /// Connections that are open stay. The pool keeps its size. A URL is asked at once. Not to be called by a shard: it
+    /// wakes the control plane's runtime, whose descriptors a shard does not have.
     pub fn replace(&self, config: &AuthConfig) {
         self.checker.replace(config);
     }
