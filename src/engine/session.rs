@@ -562,11 +562,6 @@ impl Session {
         Ok(id)
     }
 
-    /// Which list of its channel a subscription stands in.
-    pub const fn variant_of(&self, _subscription: &Subscription) -> Variant {
-        Variant::plain(self.form)
-    }
-
     /// The live subscription to a channel: joined, or asked for and not given up since.
     pub fn subscription(&self, local: LocalChannelId) -> Option<usize> {
         self.subscriptions.iter().position(|subscription| {

@@ -88,7 +88,7 @@ impl Shard {
             // The slot may be another channel's since: then that one gets one publication whole.
             for subscription in session.subscriptions.iter().filter(|subscription| subscription.local.slot == channel) {
                 if let SubscriptionState::Joined { index } = subscription.state {
-                    self.fanouts.drop_base(subscription.local, session.variant_of(subscription), index);
+                    self.fanouts.drop_base(subscription.local, subscription.variant, index);
                 }
             }
         }
