@@ -118,7 +118,7 @@ fn write_escape(out: &mut Vec<u8>, byte: u8) {
 }
 
 /// Appends `value` in decimal.
-pub(super) fn write_unsigned(out: &mut Vec<u8>, mut value: u64) {
+fn write_unsigned(out: &mut Vec<u8>, mut value: u64) {
     const DIGITS_MAX: usize = 20;
     let mut digits = [0; DIGITS_MAX];
     let mut at = DIGITS_MAX;
@@ -131,6 +131,14 @@ pub(super) fn write_unsigned(out: &mut Vec<u8>, mut value: u64) {
         }
     }
     out.extend_from_slice(&digits[at..]);
+}
+
+/// Appends `value` in decimal.
+pub(super) fn write_signed(out: &mut Vec<u8>, value: i64) {
+    if value < 0 {
+        out.push(b'-');
+    }
+    write_unsigned(out, value.unsigned_abs());
 }
 
 /// Writes the fields of a JSON object behind its `{`.
@@ -201,10 +209,7 @@ impl WriteFields for JsonFields<'_> {
     fn signed(&mut self, _: u32, name: &str, value: i64) {
         if value != 0 {
             self.name(name);
-            if value < 0 {
-                self.0.push(b'-');
-            }
-            write_unsigned(self.0, value.unsigned_abs());
+            write_signed(self.0, value);
         }
     }
 

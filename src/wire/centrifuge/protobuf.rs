@@ -236,6 +236,7 @@ impl ProtobufFields<'_> {
         self.0[at + more] = len as u8;
     }
 
+    #[inline]
     fn bytes(&mut self, number: u32, value: &[u8]) {
         if !value.is_empty() {
             write_length(self.0, number, value.len());

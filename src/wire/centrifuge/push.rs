@@ -18,7 +18,7 @@ use core::ops::Range;
 
 use super::Form;
 use super::fields::{Empty, WriteFields};
-use super::json::{JsonFields, write_string, write_unsigned};
+use super::json::{JsonFields, write_signed, write_string};
 use super::protobuf::{ProtobufFields, ProtobufSize, length_field_len, write_length, write_uvarint};
 use super::reply::{
     ClientInfoView, ConnectResult, DisconnectPush, PublicationView, ReplyWriter, ServerSubscription, SubscribePush,
@@ -101,7 +101,12 @@ fn push_json(
 ) -> Option<Range<usize>> {
     let name_len = if let ChannelRef::Name(name) = shape.channel { name.len() } else { 0 };
     out.reserve(JSON_ENVELOPE_BYTES + name_len + publication.data.len());
-    out.extend_from_slice(if shape.bare { b"{" } else { b"{\"push\":{" });
+    // Two calls with a constant each are stores; one with a choice would be a call of memcpy.
+    if shape.bare {
+        out.push(b'{');
+    } else {
+        out.extend_from_slice(b"{\"push\":{");
+    }
     match shape.channel {
         ChannelRef::Name("") => {}
         ChannelRef::Name(name) => {
@@ -110,17 +115,27 @@ fn push_json(
             out.push(b',');
         }
         ChannelRef::Number(number) => {
-            out.extend_from_slice(if number < 0 { b"\"id\":-" } else { b"\"id\":" });
-            write_unsigned(out, number.unsigned_abs());
+            out.extend_from_slice(b"\"id\":");
+            write_signed(out, number);
             out.push(b',');
         }
     }
-    out.extend_from_slice(b"\"pub\":{");
+    if data == PushData::Plain && !publication.data.is_empty() {
+        // What `publication_data` writes, with its name in the same store.
+        out.extend_from_slice(b"\"pub\":{\"data\":");
+        out.extend_from_slice(publication.data);
+    } else {
+        out.extend_from_slice(b"\"pub\":{");
+        publication_data(&mut JsonFields(out), publication, data);
+    }
     let mut fields = JsonFields(out);
-    publication_data(&mut fields, publication, data);
     let end = fields.0.len();
     publication_tail(&mut fields, publication, data);
-    out.extend_from_slice(if shape.bare { b"}}" } else { b"}}}" });
+    if shape.bare {
+        out.extend_from_slice(b"}}");
+    } else {
+        out.extend_from_slice(b"}}}");
+    }
     (data == PushData::Plain).then(|| end - publication.data.len()..end)
 }
 

@@ -469,7 +469,7 @@ fn publication<F: WriteFields>(fields: &mut F, view: &PublicationView<'_>, data:
 }
 
 /// The data of a publication, its first field.
-#[inline]
+#[inline(always)] // once per publication and shape; the call would cost more than what is done
 pub(super) fn publication_data<F: WriteFields>(fields: &mut F, view: &PublicationView<'_>, data: PushData) {
     match data {
         PushData::Plain => fields.data(4, "data", view.data),
@@ -478,7 +478,7 @@ pub(super) fn publication_data<F: WriteFields>(fields: &mut F, view: &Publicatio
 }
 
 /// All fields of a publication that stand behind its data.
-#[inline]
+#[inline(always)] // as above
 pub(super) fn publication_tail<F: WriteFields>(fields: &mut F, view: &PublicationView<'_>, data: PushData) {
     if let Some(info) = &view.info {
         fields.message(5, "info", |fields| client_info(fields, info));
