@@ -169,9 +169,12 @@ export async function cutProxy() {
 
 const answers = readline.createInterface({ input: process.stdin });
 
+/// The next line that the test writes.
+export const nextLine = () => new Promise((resolve) => answers.once('line', resolve));
+
 /// Asks the test that runs this script for something, e.g. `@restart`, and waits until it is done.
 export async function ask(request) {
-  const answer = new Promise((resolve) => answers.once('line', resolve));
+  const answer = nextLine();
   console.log(request);
   await within(answer, `the answer to ${request}`, 60_000);
 }
