@@ -5,6 +5,8 @@
 
 #![allow(unreachable_pub, reason = "a body is pub for its fuzz target, which includes the same file")]
 
+#[path = "fuzz_bodies/deflate.rs"]
+mod deflate;
 #[path = "fuzz_bodies/delta.rs"]
 mod delta;
 #[path = "fuzz_bodies/frames.rs"]
@@ -28,6 +30,7 @@ use std::path::{Path, PathBuf};
 type Body = fn(&[u8]);
 
 const TARGETS: &[(&str, Body)] = &[
+    ("deflate", deflate::run),
     ("delta", delta::run),
     ("frames", frames::run),
     ("ingest", ingest::run),

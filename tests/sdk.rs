@@ -59,6 +59,24 @@ fn browser_node_python_and_backend_on_one_channel() {
 }
 
 #[test]
+fn cent_uses_the_whole_server_api() {
+    run(&["api_cent.py"], 8);
+}
+
+/// The description at /api/openapi.json against the server that gives it. Bounds are small, so that the arrays which are
+/// one longer than allowed are, too.
+#[test]
+fn schemathesis_finds_nothing() {
+    let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let bounds = ["broadcast_channels_max", "batch_commands_max"].map(|name| format!("control.{name}=20"));
+    let mut server = Server::start(&["--set", &bounds[0], "--set", &bounds[1]]);
+    let said = Script::run(&mut server, &["api_schemathesis.py"], 10 * MINUTE);
+    print!("{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("ok: ")).count(), 2, "runs");
+    assert!(server.runs(), "{}", server.stderr());
+}
+
+#[test]
 fn the_vendored_sdk_is_the_published_one() {
     let vendor = ringway_tests::server::root().join("src/gateway/demo/vendor");
     let published = ringway_tests::server::root().join("tests/sdk/node_modules/centrifuge");

@@ -219,7 +219,7 @@ impl Floor {
             return Ok(());
         };
         let mut answer = Vec::with_capacity(256);
-        write_accept(&mut answer, &request);
+        write_accept(&mut answer, &request, None);
         let publisher = request.path.ends_with("/publish");
         if send(fd, &answer) != Ok(answer.len()) {
             self.close(fd);

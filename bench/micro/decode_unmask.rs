@@ -43,8 +43,11 @@ fn main() {
 
 /// A round that decodes all frames of a buffer, as the engine does after one receive.
 fn decode(opcode: Opcode, bytes: usize) -> impl FnMut() {
-    let limits =
-        MessageLimits { message_bytes_max: 64 * 1024, utf8: |bytes| simdutf8::basic::from_utf8(bytes).is_ok() };
+    let limits = MessageLimits {
+        message_bytes_max: 64 * 1024,
+        inflate_ratio_max: 200,
+        utf8: |bytes| simdutf8::basic::from_utf8(bytes).is_ok(),
+    };
     let (mut buffer, mut fragments) = (frames(opcode, bytes), Fragments::default());
     move || {
         let mut rest = black_box(buffer.as_mut_slice());

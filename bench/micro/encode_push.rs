@@ -31,5 +31,31 @@ fn main() {
             });
         }
     }
+    for (name, variant) in [
+        ("json, delta and whole", Variant::plain(Form::Json).with_delta(true)),
+        ("json, compressed", Variant::plain(Form::Json).with_deflate(true)),
+    ] {
+        let [before, payload] = ["12", "13"].map(document);
+        let mut scratch = Scratch::default();
+        let draft = |payload| Draft {
+            offset: 1234,
+            variants: VariantSet::NONE.with(variant),
+            deflate_bytes_min: 256,
+            ..Draft::new("news:sports", payload)
+        };
+        let previous = Publication::encode(draft(&before), &mut scratch);
+        bench.case(&format!("{name} {} B", payload.len()), 1, || {
+            let draft = Draft { previous: Some(&previous), ..draft(black_box(&payload)) };
+            let publication = Publication::encode(draft, &mut scratch);
+            assert!(black_box(&publication).frame(variant, true).is_some_and(|frame| frame.len() < payload.len()));
+        });
+    }
     bench.finish();
+}
+
+/// About 1 KiB of JSON as applications have it: keys that repeat, values that differ, one of them `score`.
+fn document(score: &str) -> Vec<u8> {
+    let players = (0..16).map(|i| format!("{{\"player\":\"name-{i}\",\"points\":{},\"place\":{i}}}", i * 7919 % 1000));
+    let players: Vec<_> = players.collect();
+    format!("{{\"match\":\"A-B\",\"score\":{score},\"players\":[{}]}}", players.join(",")).into_bytes()
 }

@@ -19,6 +19,8 @@ use crate::session::Session;
 pub struct Connection {
     /// On which port it came in.
     pub port: Port,
+    /// Compressed messages wait in `partial` for their turn to be inflated; nothing more is read until then.
+    pub inflating: bool,
     /// What it is at the moment.
     pub phase: Phase,
     /// What waits to be written.
@@ -72,6 +74,13 @@ pub enum Until {
 impl Connection {
     /// A connection in its first phase.
     pub fn new(port: Port, phase: Phase) -> Self {
-        Connection { port, phase, outbox: Queue::EMPTY, partial: None, fragments: Fragments::default() }
+        Connection {
+            port,
+            inflating: false,
+            phase,
+            outbox: Queue::EMPTY,
+            partial: None,
+            fragments: Fragments::default(),
+        }
     }
 }

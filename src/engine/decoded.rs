@@ -7,6 +7,7 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use ringway_wire::centrifuge::Form;
+use ringway_wire::deflate::{InflateLimits, Inflater};
 use serde_json::Value;
 
 use crate::variant::Variant;
@@ -59,8 +60,9 @@ pub(crate) fn pushes(mut bytes: &[u8], variant: Variant) -> Vec<Push> {
     pushes
 }
 
-fn inflate(_body: &[u8]) -> Vec<u8> {
-    Vec::new()
+fn inflate(body: &[u8]) -> Vec<u8> {
+    let limits = InflateLimits { message_bytes_max: 1 << 20, ratio_max: 1_100 };
+    Inflater::new().inflate(body, &limits).expect("DEFLATE").to_owned()
 }
 
 fn json(text: &[u8], variant: Variant) -> (String, Told) {

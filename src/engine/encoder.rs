@@ -16,8 +16,9 @@ use core::ops::Range;
 use ringway_wire::centrifuge::reply::{
     ChannelRef, ClientInfoView, PublicationView, PushData, PushShape, push_join, push_leave, push_publication,
 };
+use ringway_wire::deflate::Compressor;
 use ringway_wire::delta::DeltaEncoder;
-use ringway_wire::frame::write_server_header;
+use ringway_wire::frame::{write_compressed_server_header, write_server_header};
 use ringway_wire::ingest::PayloadKind;
 
 use crate::presence::Member;
@@ -80,6 +81,7 @@ pub struct Scratch {
     delta: Vec<u8>,
     compressed: Vec<u8>,
     differ: DeltaEncoder,
+    compressor: Compressor,
 }
 
 impl Scratch {
@@ -178,25 +180,26 @@ impl Scratch {
         let verbatim = push_publication(&shape, data, &mut self.push, view);
         let start = self.bytes.len() as u32;
         if compress && self.compress() {
-            write_server_header(&mut self.bytes, opcode(encoding.form()), self.compressed.len());
+            write_compressed_server_header(&mut self.bytes, opcode(encoding.form()), self.compressed.len());
             self.bytes.extend_from_slice(&self.compressed);
-        } else if let Some(twin) = twin {
+            self.note(own, start..self.bytes.len() as u32);
+            return None;
+        }
+        if let Some(twin) = twin {
             self.note(own, twin);
             return None;
-        } else {
-            let body = self.write_frame(encoding);
-            self.note(own, start..self.bytes.len() as u32);
-            let verbatim = verbatim.filter(|_| !delta)?;
-            return Some(body + verbatim.start as u32..body + verbatim.end as u32);
         }
+        let body = self.write_frame(encoding);
         self.note(own, start..self.bytes.len() as u32);
-        None
+        let verbatim = verbatim.filter(|_| !delta)?;
+        Some(body + verbatim.start as u32..body + verbatim.end as u32)
     }
 
     /// Compresses the push at hand. False: it is not smaller.
     fn compress(&mut self) -> bool {
         self.compressed.clear();
-        false
+        self.compressor.compress(&self.push, &mut self.compressed);
+        self.compressed.len() < self.push.len()
     }
 
     /// Appends the push at hand as a frame; returns where its body begins.

@@ -383,7 +383,7 @@ mod tests {
                 1 => any::<bool>().prop_map(Step::Event),
                 4 => (1u32..5).prop_map(Step::Slice),
             ];
-            prop::collection::vec(step, 1..300)
+            prop::collection::vec(step, 1..150)
         })
     }
 
@@ -603,7 +603,7 @@ mod tests {
         /// exactly what was said between its join and its leave (all that was handed out by then), in order, in its
         /// variant, and can apply each delta to what it got before.
         #[test]
-        fn slices_belong_to_the_lists_as_they_were(steps in steps()) {
+        fn slices_belong_to_the_list_as_it_was(steps in steps()) {
             let mut world = World::new(SlowConsumer::Disconnect);
             steps.into_iter().for_each(|step| world.take(step));
             world.end();
@@ -617,6 +617,29 @@ mod tests {
             steps.into_iter().for_each(|step| world.take(step));
             world.end();
         }
+    }
+
+    #[test]
+    fn who_has_the_publication_before_gets_a_delta() {
+        let mut world = World::new(SlowConsumer::Disconnect);
+        let delta = Variant::plain(Form::Json).with_delta(true);
+        world.take(Step::Join(0, delta));
+        world.take(Step::Publish(15));
+        world.slice(100);
+        assert_eq!(world.deltas, 0, "the first is whole");
+        world.take(Step::Join(1, delta));
+        world.take(Step::Publish(14));
+        world.take(Step::Join(2, delta));
+        world.take(Step::Publish(15));
+        world.end();
+        assert_eq!(world.deltas, 2 + 1, "two as one frame for the first; the second alone for who came between");
+        world.take(Step::DropBase(0));
+        world.take(Step::Publish(15));
+        world.end();
+        assert_eq!(world.deltas, 3 + 2);
+        world.take(Step::Publish(15));
+        world.end();
+        assert_eq!(world.deltas, 5 + 3);
     }
 
     #[test]

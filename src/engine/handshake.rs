@@ -1,8 +1,9 @@
-//! Admits or refuses an upgrade: path and origin.
+//! Admits or refuses an upgrade: path and origin; and whether messages may be compressed.
 //!
 //! In: a parsed upgrade request and who may come in. Out: what the connection becomes, or the HTTP refusal.
 
 use ringway_wire::centrifuge::Form;
+use ringway_wire::deflate::Deflate;
 use ringway_wire::upgrade::{UpgradeRefusal, UpgradeRequest};
 
 use crate::metrics::Metric;
@@ -37,6 +38,15 @@ pub fn decide(request: &UpgradeRequest<'_>, access: &Access) -> Result<Purpose, 
     match request.origin {
         Some(origin) if !origin_allowed(origin, request.host, &access.origins) => Err(UpgradeRefusal::Forbidden),
         _ => Ok(purpose),
+    }
+}
+
+/// The client's offer of permessage-deflate, if it is accepted. The echo stays without, so that it measures the same
+/// whatever the client offers.
+pub fn deflate(request: &UpgradeRequest<'_>, purpose: Purpose, access: &Access) -> Option<Deflate> {
+    match purpose {
+        Purpose::Client(_) | Purpose::Uni if access.deflate => request.deflate,
+        Purpose::Client(_) | Purpose::Uni | Purpose::Echo => None,
     }
 }
 

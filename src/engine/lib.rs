@@ -14,13 +14,13 @@
 //! | `namespace`, `authorize` | 4 channel name → rules; who may what |
 //! | `route` | 5 channel → owning core |
 //! | `owner`, `dedup` | 6 offset, epoch, history, interested cores, repeated keys |
-//! | `publication` | 6 payload and finished frames, encoded once |
 //! | `history`, `presence`, `rate` | 6 a channel's past, who is in it, how often clients may publish |
 //! | `users` | 6 where users are |
 //! | `events`, `backends` | 4 what clients do, on its way to backends and back |
+//! | `publication`, `encoder` | 6 payload and finished frames, each encoding made once |
 //! | `lanes`, `lane_message`, `call`, `tokens` | 6 what cores and planes say to each other |
 //! | `variant` | 6 in which encodings subscribers take a publication |
-//! | `fanout` | 7 one publication → this core's subscribers |
+//! | `fanout`, `list`, `run` | 7 one publication → this core's subscribers |
 //! | `outbox`, `frame` | 8 what waits to be written to one connection |
 //! | `slots`, `names`, `timers`, `random` | data structures |
 //! | `ids`, `limits`, `metrics`, `options` | words and numbers |

@@ -21,6 +21,12 @@ pub struct Limits {
     pub close_timeout_ms: u32,
     /// Bytes of one client message, all fragments together. Over: close 1009.
     pub message_bytes_max: u32,
+    /// Bytes that one byte of a compressed client message may become, on its average. Over: close 1009. Messages that
+    /// inflate to 64 KiB or less are exempt.
+    pub inflate_ratio_max: u32,
+    /// Bytes inflated for all clients in one turn of the loop, a compressed byte counting as sixteen. One client gets an
+    /// eighth. Over: what has come waits for the next turns. Clients with compression are read until half is used.
+    pub inflate_bytes_per_turn_max: u32,
     /// Commands in one client message. Over: close 3501.
     pub commands_per_message_max: u32,
     /// Bytes of a channel name. Over: error 107.
@@ -116,6 +122,9 @@ impl Limits {
         connect_timeout_ms: 15_000,
         close_timeout_ms: 5_000,
         message_bytes_max: 64 * 1024,
+        // DEFLATE itself ends at 1032; JSON that repeats itself reaches 20 to 100.
+        inflate_ratio_max: 200,
+        inflate_bytes_per_turn_max: 1024 * 1024,
         commands_per_message_max: 1_024,
         channel_bytes_max: 255,
         subscriptions_per_connection_max: 512,

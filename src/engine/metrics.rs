@@ -55,6 +55,14 @@ metrics! {
     HandshakeTimeout = Counter "ringway_handshakes_refused_total" "reason=\"timeout\"" "Connections that did not finish their upgrade or hello within handshake_timeout_ms.";
     AcceptPaused = Counter "ringway_accept_paused_total" "" "Times a shard stopped accepting because all its connection slots were taken.";
     MessagesReceived = Counter "ringway_client_messages_received_total" "" "WebSocket data messages received from clients.";
+    UpgradesDeflate = Counter "ringway_upgrades_deflate_total" "" "Upgrades that negotiated permessage-deflate.";
+    MessagesInflated = Counter "ringway_messages_inflated_total" "" "Compressed messages received from clients and inflated.";
+    InflateBytesIn = Counter "ringway_inflate_bytes_total" "side=\"compressed\"" "Compressed bytes taken from clients' messages.";
+    InflateBytesOut = Counter "ringway_inflate_bytes_total" "side=\"inflated\"" "Bytes that they became; divided by the compressed ones it is their ratio.";
+    InflateRefusedSize = Counter "ringway_inflate_refused_total" "reason=\"size\"" "Compressed messages that were longer than message_bytes_max when inflated (1009).";
+    InflateRefusedRatio = Counter "ringway_inflate_refused_total" "reason=\"ratio\"" "Compressed messages over inflate_ratio_max (1009).";
+    InflateRefusedCorrupt = Counter "ringway_inflate_refused_total" "reason=\"corrupt\"" "Compressed messages that could not be inflated (1002): broken, cut off, or made with a window kept from an earlier message.";
+    InflatesDeferred = Counter "ringway_inflates_deferred_total" "" "Times a client's compressed messages had to wait for a later turn: inflate_bytes_per_turn_max.";
     CommandsReceived = Counter "ringway_client_commands_total" "" "Client protocol commands received.";
     CommandErrors = Counter "ringway_client_command_errors_total" "" "Commands answered with an error object.";
     UsersOpen = Gauge "ringway_users" "" "Users with a connection, counted on each shard where they have one.";
@@ -86,6 +94,7 @@ metrics! {
     JoinLeaveDropped = Counter "ringway_join_leave_dropped_total" "" "Joins and leaves of channels with watchers not told because of join_leave_members_max.";
     ChannelCalls = Counter "ringway_channel_calls_total" "" "Calls about presence and history answered by this shard as the channel's owner.";
     ChannelCallsTooLarge = Counter "ringway_channel_calls_too_large_total" "" "Presence calls refused because of presence_members_max.";
+    ListingsCut = Counter "ringway_listings_cut_total" "" "Listings of channels answered before they were complete, because too many were under way.";
     UsersOnline = Gauge "ringway_users_online" "" "Distinct users with a connection on the node whose owner is this shard.";
     UserCalls = Counter "ringway_user_calls_total" "" "Calls about a user that this shard passed on to the cores with connections of that user.";
     Deliveries = Counter "ringway_deliveries_total" "" "Publications put into a connection's outbox.";

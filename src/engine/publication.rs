@@ -185,3 +185,172 @@ pub const fn opcode(form: Form) -> Opcode {
         Form::Protobuf => Opcode::Binary,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoded::{Told, applied, pushes};
+    use crate::ids::{ConnId, CoreId};
+    use alloc::string::String;
+    use alloc::vec::Vec;
+    use proptest::prelude::*;
+
+    const NUMBER: i64 = 300;
+
+    fn variants() -> impl Iterator<Item = Variant> {
+        let all = |bit: usize| move |i: usize| i & 1 << bit != 0;
+        (0..Variant::COUNT).map(move |i| {
+            Variant::plain(if all(0)(i) { Form::Json } else { Form::Protobuf })
+                .with_bare(all(1)(i) && all(0)(i))
+                .with_compact(all(2)(i))
+                .with_delta(all(3)(i))
+                .with_deflate(all(4)(i))
+                .with_join_leave(all(5)(i))
+        })
+    }
+
+    fn every() -> VariantSet {
+        variants().fold(VariantSet::NONE, VariantSet::with)
+    }
+
+    /// A JSON text of words; few, so that two have much in common.
+    fn payload() -> impl Strategy<Value = String> {
+        let word = prop::sample::select(alloc::vec!["alpha", "beta", "gämmä", "δέλτα", "e", "\\n\\\"q\\\""]);
+        prop::collection::vec(word, 0..40).prop_map(|words| alloc::format!("{{\"w\":\"{}\"}}", words.join(" ")))
+    }
+
+    fn data(publication: &Publication, variant: Variant, has_base: bool) -> (Vec<u8>, bool) {
+        let frame = publication.frame(variant, has_base).expect("encoded");
+        let told = pushes(frame, variant).remove(0);
+        assert_eq!(told.channel, if variant.compact() { "#300" } else { "c" });
+        let Told::Publication { data, delta, offset } = told.told else { panic!("{told:?}") };
+        assert_eq!(offset, publication.offset);
+        (data, delta)
+    }
+
+    proptest! {
+        // Each case reads some hundred frames.
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Any set of variants: each member reads the payload out of its frame, whole or by a delta, and nobody else has
+        /// a frame.
+        #[test]
+        fn every_variant_reads_the_same(
+            (before, now) in (payload(), payload()),
+            chosen in prop::collection::vec(any::<bool>(), Variant::COUNT),
+            deflate_bytes_min in 0u32..200,
+        ) {
+            let chosen: Vec<_> = variants().zip(chosen).filter_map(|(variant, chosen)| chosen.then_some(variant)).collect();
+            let set = chosen.iter().copied().fold(VariantSet::NONE, VariantSet::with);
+            let mut scratch = Scratch::default();
+            let draft = |payload| Draft {
+                number: NUMBER, offset: 7, variants: set, deflate_bytes_min, ..Draft::new("c", payload)
+            };
+            let previous = Publication::encode(draft(before.as_bytes()), &mut scratch);
+            let draft = Draft { previous: Some(&previous), ..draft(now.as_bytes()) };
+            let publication = Publication::encode(draft, &mut scratch);
+            prop_assert_eq!(publication.payload(), now.as_bytes());
+            prop_assert_eq!(publication.view().data, now.as_bytes());
+            for variant in variants() {
+                let wanted = chosen.iter().any(|other| other.encoding() == variant.encoding());
+                prop_assert_eq!(publication.frame(variant, false).is_some(), wanted);
+                prop_assert_eq!(publication.frame(variant, true).is_some(), wanted);
+                if !wanted {
+                    continue;
+                }
+                let (whole, is_delta) = data(&publication, variant, false);
+                prop_assert!(!is_delta);
+                prop_assert_eq!(&whole[..], now.as_bytes());
+                let (based, is_delta) = data(&publication, variant, true);
+                prop_assert!(variant.delta() || !is_delta);
+                prop_assert_eq!(applied(Some(before.as_bytes()), &based, is_delta), now.as_bytes());
+            }
+        }
+    }
+
+    #[test]
+    fn a_long_repetition_is_compressed_and_a_small_change_is_a_delta() {
+        let mut scratch = Scratch::default();
+        let text = |end: &str| alloc::format!("\"{}{end}\"", "the same words again ".repeat(20));
+        let draft =
+            |payload| Draft { number: NUMBER, variants: every(), deflate_bytes_min: 100, ..Draft::new("c", payload) };
+        let (before, now) = (text("a"), text("b"));
+        let previous = Publication::encode(draft(before.as_bytes()), &mut scratch);
+        let draft = Draft { previous: Some(&previous), ..draft(now.as_bytes()) };
+        let publication = Publication::encode(draft, &mut scratch);
+        for variant in variants() {
+            let whole = publication.frame(variant, false).expect("encoded");
+            let compressed = pushes(whole, variant).remove(0).compressed;
+            assert_eq!(compressed, variant.deflate());
+            assert!(!compressed || whole.len() < 150);
+            let (_, is_delta) = data(&publication, variant, true);
+            assert_eq!(is_delta, variant.delta());
+            let based = publication.frame(variant, true).expect("encoded");
+            assert!(!is_delta || based.len() < 110, "{}", based.len());
+        }
+    }
+
+    #[test]
+    fn what_gains_nothing_is_not_stored_twice() {
+        let mut scratch = Scratch::default();
+        let encode = |variants, bytes_min, scratch: &mut Scratch| {
+            let draft = Draft { variants, deflate_bytes_min: bytes_min, ..Draft::new("c", b"\"short\"") };
+            Publication::encode(draft, scratch)
+        };
+        let plain = Variant::plain(Form::Json);
+        let one = encode(VariantSet::NONE.with(plain), 0, &mut scratch);
+        let both = VariantSet::NONE.with(plain).with(plain.with_deflate(true));
+        for bytes_min in [0, 1, 1000] {
+            let two = encode(both, bytes_min, &mut scratch);
+            assert_eq!(two.frame_range(plain, false), two.frame_range(plain.with_deflate(true), false));
+            assert_eq!(two.memory_bytes() - one.memory_bytes(), 9, "a row of the table");
+        }
+        let delta = plain.with_delta(true);
+        let first = encode(VariantSet::NONE.with(delta), 0, &mut scratch);
+        assert_eq!(first.frame_range(delta, true), first.frame_range(delta, false), "nothing to take a difference to");
+        assert_eq!(first.payload(), b"\"short\"", "beside the frame, which has it as a string");
+    }
+
+    #[test]
+    fn events_are_for_those_who_hear_of_them() {
+        let member = Member {
+            core: CoreId(0),
+            conn: ConnId { slot: 0, generation: 0 },
+            client: "someone".into(),
+            user: "u".into(),
+            conn_info: (*b"{\"n\":1}").into(),
+            chan_info: Box::default(),
+        };
+        for (kind, expected) in
+            [(JoinLeave::Join, Told::Join("someone".into())), (JoinLeave::Leave, Told::Leave("someone".into()))]
+        {
+            let mut scratch = Scratch::default();
+            let event = Publication::join_leave(kind, "c", NUMBER, &member, every(), &mut scratch);
+            assert!(event.is_event() && event.payload().is_empty());
+            for variant in variants() {
+                let frame = event.frame(variant, true);
+                assert_eq!(frame.is_some(), variant.join_leave());
+                if let Some(frame) = frame {
+                    let push = pushes(frame, variant).remove(0);
+                    assert_eq!((push.told, push.compressed), (expected.clone(), false));
+                }
+            }
+            // 2 forms by compact, and JSON bare: no more than those are stored.
+            let ranges: Vec<_> = variants().filter_map(|variant| event.frame_range(variant, false)).collect();
+            let distinct = ranges.iter().enumerate().filter(|(i, range)| !ranges[..*i].contains(range)).count();
+            assert_eq!(distinct, 6);
+            let nobody = VariantSet::NONE.with(Variant::plain(Form::Json));
+            assert_eq!(Publication::join_leave(kind, "c", NUMBER, &member, nobody, &mut scratch).frame_bytes_max(), 0);
+        }
+    }
+
+    #[test]
+    fn the_payload_is_pointed_at_inside_a_frame() {
+        let payload = [b"\"".as_slice(), &[b'x'; 1000], b"\""].concat();
+        let variants = VariantSet::NONE.with(Variant::plain(Form::Json));
+        let draft = Draft { variants, ..Draft::new("c", &payload) };
+        let publication = Publication::encode(draft, &mut Scratch::default());
+        assert!(publication.memory_bytes() < payload.len() + 200);
+        assert_eq!(publication.payload(), payload);
+    }
+}

@@ -32,6 +32,8 @@ pub const CLIENT_ID_BYTES: usize = 36;
 pub struct Session {
     /// How it encodes.
     pub form: Form,
+    /// It negotiated permessage-deflate: it may send compressed messages, and may be sent such.
+    pub deflate: bool,
     /// It only listens: pushes stand alone, and it sends nothing but its connect request.
     pub uni: bool,
     /// How far it has come.
@@ -394,9 +396,10 @@ pub enum Right {
 
 impl Session {
     /// A client that has just upgraded.
-    pub const fn new(form: Form) -> Self {
+    pub const fn new(form: Form, deflate: bool) -> Self {
         Session {
             form,
+            deflate,
             uni: false,
             stage: Stage::New,
             ping: PingState::Resting,
@@ -413,13 +416,13 @@ impl Session {
     }
 
     /// A client that has just upgraded on the unidirectional path.
-    pub fn new_uni() -> Self {
-        Session { uni: true, ..Session::new(Form::Json) }
+    pub fn new_uni(deflate: bool) -> Self {
+        Session { uni: true, ..Session::new(Form::Json, deflate) }
     }
 
     /// In which encoding its subscriptions take publications, before they ask for more.
     pub const fn variant(&self) -> Variant {
-        Variant::plain(self.form).with_bare(self.uni)
+        Variant::plain(self.form).with_bare(self.uni).with_deflate(self.deflate)
     }
 
     /// Whether its connect command was answered with a result.

@@ -319,7 +319,7 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, auth: &Arc<Auth>, starte
         ready: Arc::clone(&ready),
         options: ControlOptions::new(config, started.client.port()),
     };
-    runtime
+    let served = runtime
         .block_on(async {
             // Before "ready" is said: from then on a signal means what it should.
             let (stop, hangups) = (shutdown::signal()?, shutdown::hangups()?);
@@ -338,7 +338,10 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, auth: &Arc<Auth>, starte
                 }
             }
         })
-        .map_err(|error| failure("the control plane failed", error.into()))
+        .map_err(|error| failure("the control plane failed", error.into()));
+    // A name that is being resolved for auth.jwks_url must not hold up the end.
+    runtime.shutdown_background();
+    served
 }
 
 /// One line on standard output that scripts wait for; the rest is for people.
@@ -351,7 +354,8 @@ fn announce(config: &Config, started: &Started, control: SocketAddr) {
     let _ = out.write_all(ready.as_bytes());
     if config.dev {
         let text = format!(
-            "\n  !! --dev: everything is open. Any client may connect, subscribe and publish; API key and ingest token are \"dev\".\n\
+            "\n  !! --dev: everything is open. Any client may connect, subscribe and publish; API key, ingest token and the\n\
+             \x20    secret of client tokens (HS256) are \"dev\".\n\
              \x20    Loopback only. Never use it in production.\n\n\
              \x20 demo page      http://{control}/demo\n\
              \x20 clients        ws://{client}{path}   (Centrifuge SDKs, JSON or Protobuf)\n\

@@ -73,7 +73,7 @@ pub struct RunArgs {
     /// Configuration file (TOML); also RINGWAY_CONFIG
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Everything open, on loopback only: any client, any channel, API key and ingest token "dev"
+    /// Everything open, on loopback only: any client, any channel; API key, ingest token and token secret "dev"
     #[arg(long)]
     pub dev: bool,
     /// Number of shards; short for --set shards=N

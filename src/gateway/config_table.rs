@@ -323,6 +323,14 @@ limits! {
         "Bytes of one client message, all fragments together. Over: close 1009.";
         "Upper bound of what an incomplete message holds per connection.";
         "Raise it with limits.publication_bytes_max when clients publish large payloads.";
+    inflate_ratio_max, "times" 2..=1_032;
+        "Bytes that one byte of a compressed client message may become, on its average. Over: close 1009. Messages that inflate to 64 KiB or less are exempt.";
+        "With limits.message_bytes_max above 64 KiB: bounds the work and memory that a small message can cause.";
+        "Raise it when clients publish large payloads that repeat themselves; 1032 is all that DEFLATE can do.";
+    inflate_bytes_per_turn_max, "bytes" 65_536..=1_073_741_824;
+        "Bytes inflated for all clients of a shard in one turn, a compressed byte counting as sixteen; one client gets an eighth. Over: what has come waits for the next turns.";
+        "Bounds how long clients that send compressed messages can hold up the others of their shard.";
+        "Lower it when such clients raise the latency of others, seen in ringway_inflates_deferred_total.";
     commands_per_message_max, "commands" 1..=65_536;
         "Commands in one client message. Over: close 3501.";
         "Bounds the work that one message causes.";

@@ -270,9 +270,10 @@ fn all_problems_are_reported_at_once_and_no_secret_is_shown() {
     let text = error.to_string();
     assert!(!text.contains("77777777") && !text.contains("88888888"), "{text}");
 
-    let config = load(&set(&["control.api_key=hunter2", "ingest.tokens=token3"]), &[]).expect("is valid");
-    let shown = format!("{config:?} {:?}", config.warnings());
-    assert!(!shown.contains("hunter2") && !shown.contains("token3"), "{shown}");
+    let secrets = ["control.api_key=hunter2", "ingest.tokens=token3", "auth.hmac_secrets=secret4"];
+    let config = load(&set(&secrets), &[]).expect("is valid");
+    let shown = format!("{config:?} {:?} {:?}", config.auth, config.warnings());
+    assert!(!shown.contains("hunter2") && !shown.contains("token3") && !shown.contains("secret4"), "{shown}");
 }
 
 #[test]
@@ -309,6 +310,12 @@ fn relations_are_checked() {
         (&["client.allowed_origins=https://app.example.com/"], "origins such as"),
         (&["control.listen=127.0.0.1:8000"], "different ports"),
         (&["control.api_key=a", "control.api_key_file=/dev/null"], "must not both be set"),
+        (&["auth.hmac_secrets=a", "auth.hmac_secrets_file=/dev/null"], "must not both be set"),
+        (&["auth.jwks_url=idp.example.com/keys"], "auth.jwks_url must be http:// or https://"),
+        (&["auth.jwks_url=ftp://idp.example.com/keys"], "auth.jwks_url must be http:// or https://"),
+        (&["auth.jwks_url=https://me:secret@idp.example.com/"], "without user and password"),
+        (&["auth.jwks_ca_file=ca.pem", "auth.jwks_url=http://127.0.0.1/"], "needs an https:// auth.jwks_url"),
+        (&["auth.user_id_claim="], "must be the name of a claim"),
         (&["namespace.recovery=true"], "recovery needs history_size"),
         (&["namespace.history_size=5"], "needs history_ttl_ms"),
         (&["namespace.durability=disk"], "durability \"disk\" is not available"),
@@ -468,6 +475,31 @@ fn secrets_may_come_from_files() {
     let text = problem(load(&set(&[&format!("ingest.tokens_file={}", empty.0.display())]), &[]));
     assert!(text.contains("ingest.tokens_file") && text.contains("holds no secret"), "{text}");
     assert!(problem(load(&set(&["control.api_key_file=/nonexistent/key"]), &[])).contains("/nonexistent/key"));
+}
+
+#[test]
+fn keys_of_tokens_are_read_and_weak_ones_told() {
+    let none = load(&RunArgs::default(), &[]).expect("is valid");
+    assert!(!none.auth.has_keys());
+    let warned = |pairs: &[&str], words: &str| {
+        let config = load(&set(pairs), &[]).expect("is valid");
+        assert!(config.auth.has_keys() && !config.warnings().iter().any(|w| w.contains("no client can connect")));
+        config.warnings().iter().any(|w| w.contains(words))
+    };
+    let long = format!("auth.hmac_secrets={}", "s".repeat(32));
+    assert!(warned(&["auth.hmac_secrets=short"], "fewer than 32 bytes") && !warned(&[&long], "fewer than 32 bytes"));
+    assert!(warned(&["auth.jwks_url=http://idp.example.com/keys"], "plain http"));
+    for url in ["https://idp.example.com/keys", "http://127.0.0.1:1/keys", "http://[::1]/", "http://localhost/"] {
+        assert!(!warned(&[&format!("auth.jwks_url={url}")], "plain http"), "{url}");
+    }
+    let many = vec!["s"; 17].join(",");
+    assert!(problem(load(&set(&[&format!("auth.hmac_secrets={many}")]), &[])).contains("at most 16 secrets"));
+    let file = TempFile::new("old\nnew\n");
+    let path = format!("auth.hmac_secrets_file={}", file.0.display());
+    for dev in [false, true] {
+        let config = load(&RunArgs { set: vec![path.clone()], dev, ..RunArgs::default() }, &[]).expect("is valid");
+        assert_eq!(config.auth.keys.secrets(), 2, "the file replaces the secret of --dev");
+    }
 }
 
 #[test]

@@ -38,7 +38,8 @@ impl Default for Options<'_> {
 /// A connection to a gateway that mends itself. Shared by reference among threads; see the crate's documentation.
 /// Dropping it gives up what is not acknowledged yet; [`Client::close`] waits.
 pub struct Client {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) call_timeout: Duration,
     writer: Option<JoinHandle<()>>,
     buffered_messages_max: usize,
     buffered_bytes_max: usize,
@@ -98,6 +99,10 @@ pub struct Stats {
     pub outstanding_messages: u64,
     /// Their payload bytes.
     pub outstanding_bytes: u64,
+    /// Events replied to.
+    pub events: u64,
+    /// Events whose handler panicked.
+    pub handler_panics: u64,
     /// Why the last connection or attempt ended.
     pub last_error: Box<str>,
 }
@@ -125,12 +130,13 @@ impl Client {
         instance[8..].copy_from_slice(&random_u64().to_le_bytes());
         let shared = Arc::new(Shared::new(instance, config.on_outcomes.take()));
         let (buffered_messages_max, buffered_bytes_max) = (config.buffered_messages_max, config.buffered_bytes_max);
+        let call_timeout = config.call_timeout;
         let writer_shared = Arc::clone(&shared);
         let writer = thread::Builder::new()
             .name("ingest-writer".into())
             .spawn(move || writer::run(&writer_shared, &config, instance))
             .map_err(|error| ConnectError::Thread(error.to_string().into()))?;
-        Ok(Client { shared, writer: Some(writer), buffered_messages_max, buffered_bytes_max })
+        Ok(Client { shared, call_timeout, writer: Some(writer), buffered_messages_max, buffered_bytes_max })
     }
 
     /// Waits until there is a connection.
@@ -207,8 +213,9 @@ impl Client {
         Ok(())
     }
 
-    /// Takes no more publishes, waits until all have their outcome but not longer than `timeout`, says goodbye and
-    /// ends the threads (an attempt to connect that is under way may add up to `connect_timeout`).
+    /// Takes no more publishes, calls and events, waits until all have their outcome, answer or reply but not longer
+    /// than `timeout`, says goodbye and ends the threads (an attempt to connect that is under way may add up to
+    /// `connect_timeout`; an event's handler that has not returned in time is not waited for).
     ///
     /// # Errors
     /// [`PublishError::Timeout`] when some got [`PublishError::Closed`] instead of an answer.
@@ -221,7 +228,7 @@ impl Client {
             self.shared.wake_writer(&mut state);
             self.shared.wake_waiting(&state);
         }
-        let result = self.flush(timeout);
+        let result = self.drain(timeout);
         if result.is_err() {
             self.stop_now();
         }
@@ -229,7 +236,22 @@ impl Client {
             // Joining fails only for a thread that panicked, and that panic has been printed.
             let _ = writer.join();
         }
+        if let Some(dispatcher) = self.shared.dispatcher.get() {
+            dispatcher.close();
+            if result.is_ok() {
+                dispatcher.join();
+            }
+        }
         result
+    }
+
+    fn drain(&self, timeout: Duration) -> Result<(), PublishError> {
+        let deadline = now() + timeout;
+        let mut state = self.shared.lock();
+        while !state.is_drained() {
+            state = self.shared.wait_progress(state, Some(deadline)).ok_or(PublishError::Timeout)?;
+        }
+        Ok(())
     }
 
     /// What the client is doing.
@@ -245,6 +267,8 @@ impl Client {
             buffered_bytes: state.buffer.bytes(),
             outstanding_messages: link.map_or(0, |link| link.sent_messages.max(0) as u64),
             outstanding_bytes: link.map_or(0, |link| link.sent_bytes.max(0) as u64),
+            events: state.counters.events,
+            handler_panics: state.counters.handler_panics,
             last_error: state.counters.last_error.clone(),
         }
     }
@@ -307,6 +331,9 @@ impl Client {
     }
 
     fn stop_now(&self) {
+        if let Some(dispatcher) = self.shared.dispatcher.get() {
+            dispatcher.close();
+        }
         let mut state = self.shared.lock();
         if !matches!(state.stop, Stop::Failed(_)) {
             state.stop = Stop::Now;

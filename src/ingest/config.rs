@@ -41,6 +41,8 @@ pub struct Config {
     pub buffered_bytes_max: usize,
     /// Bytes of one write to the gateway, unless a single publish is larger. Default: 64 KiB.
     pub batch_bytes_max: usize,
+    /// How long a call of the server API waits for its answer. Default: 10 s.
+    pub call_timeout: Duration,
     /// Told of the outcome of what was given to [`crate::Client::submit`], many at a time, from the client's threads
     /// and never from two at once. While it runs nothing else is read from the gateway, so it must be short; it must
     /// not wait for an outcome itself. A panic in it closes the client. Default: none.
@@ -62,6 +64,7 @@ impl Config {
             buffered_messages_max: 65_536,
             buffered_bytes_max: 64 * 1024 * 1024,
             batch_bytes_max: 64 * 1024,
+            call_timeout: Duration::from_secs(10),
             on_outcomes: None,
         }
     }

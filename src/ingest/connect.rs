@@ -82,7 +82,7 @@ pub(crate) fn open(address: &str, config: &Config, instance: [u8; 16]) -> Result
         &Hello {
             version_min: VERSION,
             version_max: VERSION,
-            features: 0,
+            features: ingest::FEATURES,
             instance,
             token: &config.token,
             name: &config.name,

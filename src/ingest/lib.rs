@@ -1,7 +1,9 @@
-//! Client library for backends: publishes over Ringway's binary ingest port.
+//! Client library for backends over Ringway's binary ingest port: publishes, clients' events, the server API.
 //!
-//! In: publishes from any thread of the backend, without waiting for the network. Out: for each of them exactly one
-//! outcome, its place in its channel or why it has none, to a [`PublishHandle`] or to the client's outcome function.
+//! In: publishes from any thread of the backend, without waiting for the network; a function that is told and asked
+//! about clients ([`Client::events`]); calls such as [`Client::presence`]. Out: for each publish exactly one outcome,
+//! its place in its channel or why it has none, to a [`PublishHandle`] or to the client's outcome function; replies to
+//! events; answers to calls.
 //!
 //! ```no_run
 //! use ringway_ingest::{Client, Config, Options};
@@ -18,6 +20,9 @@
 //! | `client` | the face: publish, flush, close |
 //! | `config` | addresses, token, and every bound |
 //! | `buffer` | publishes that have no outcome yet, in order, in few allocations |
+//! | `events` | clients' events: threads, handler, replies |
+//! | `calls` | the server API |
+//! | `remote` | events and calls of one connection |
 //! | `state` | what the threads share, under one lock; outcomes |
 //! | `link` | one connection's credit and deadlines; picks what may be sent now |
 //! | `connect` | addresses in turn, hello, delay between attempts |
@@ -36,17 +41,25 @@
 #![forbid(unsafe_code)]
 
 mod buffer;
+mod calls;
 mod client;
 mod config;
 mod connect;
 mod error;
+mod events;
 mod link;
 mod reader;
+mod remote;
 mod state;
 mod writer;
 
+pub use calls::{CallError, Channels, History, HistoryOptions, Member, PastPublication, PresenceStats, Who};
 pub use client::{Client, Options, PublishHandle, Stats};
 pub use config::Config;
 pub use error::{ConnectError, PublishError, Refusal};
-pub use ringway_wire::ingest::{EpochText as Epoch, IngestError, PayloadKind};
+pub use events::{ConnectReply, Event, EventId, EventOptions, Reply, SubscribeReply};
+pub use ringway_wire::ingest::{
+    ClientEvent, EpochText as Epoch, EventKind, EventKinds, Grant, Happened, IngestError, Overrides, PayloadKind,
+    Since, Subscription, Transport,
+};
 pub use state::{Ack, Outcome};

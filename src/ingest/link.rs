@@ -13,7 +13,8 @@ use ringway_wire::ingest::{BatchWriter, HelloOk, IngestError, write_ping, write_
 
 use crate::buffer::MADE_KEY_BYTES;
 use crate::error::{PublishError, Refusal};
-use crate::state::{Outcomes, State};
+use crate::remote::Remote;
+use crate::state::{Outcomes, State, Stop};
 
 /// Pings of the gateway that may wait for their answer; a gateway that sends more gets no more answers than this.
 const PONGS_MAX: usize = 16;
@@ -39,6 +40,10 @@ pub(crate) struct Link {
     /// To end a blocked read or write from another thread.
     pub(crate) stream: Arc<TcpStream>,
     pub(crate) node: Box<str>,
+    /// Which connection of the client it is, from 1.
+    pub(crate) generation: u64,
+    /// Events and calls.
+    pub(crate) remote: Remote,
     window_messages: i64,
     window_bytes: i64,
     frame_bytes_max: usize,
@@ -75,6 +80,7 @@ impl Link {
     pub(crate) fn new(
         stream: Arc<TcpStream>,
         hello: &HelloOk<'_>,
+        generation: u64,
         cursor: u64,
         options: LinkOptions,
         now: Instant,
@@ -88,6 +94,8 @@ impl Link {
         Link {
             stream,
             node: hello.node.into(),
+            generation,
+            remote: Remote::new(hello.features, hello.frame_bytes_max as usize),
             window_messages: i64::from(hello.credit_messages),
             window_bytes: i64::try_from(hello.credit_bytes).unwrap_or(i64::MAX),
             frame_bytes_max: hello.frame_bytes_max as usize,
@@ -155,7 +163,7 @@ impl Link {
         self.leave_at.is_some() || self.cursor < next_seq
     }
 
-    /// Appends pongs, a ping if it is time, and one batch of publishes, to `out`.
+    /// Appends pongs, a ping if it is time, frames of events and calls, and one batch of publishes, to `out`.
     pub(crate) fn fill(state: &mut State, options: LinkOptions, now: Instant, out: &mut Vec<u8>, done: &mut Outcomes) {
         let Some(mut link) = state.link.take() else { return };
         for nonce in link.pongs.drain(..) {
@@ -166,6 +174,10 @@ impl Link {
             write_ping(out, link.pinged);
             link.ping_at = now + link.ping_interval;
         }
+        if link.leave_at.is_some() || state.stop != Stop::No {
+            link.remote.take_no_more();
+        }
+        out.append(&mut link.remote.out);
         if link.leave_at.is_none() {
             link.fill_batch(state, options.batch_bytes_max, out, done);
         }
@@ -226,7 +238,7 @@ impl Link {
         }
         let mut at = self.ping_at.min(self.heard_at + self.peer_timeout);
         if let Some(leave_at) = self.leave_at {
-            if self.sent_messages == 0 || now >= leave_at {
+            if (self.sent_messages == 0 && self.remote.is_idle()) || now >= leave_at {
                 return Err(End::Moved);
             }
             at = at.min(leave_at);

@@ -1,6 +1,7 @@
 //! The thread that takes what the gateway says on one connection.
 //!
-//! In: bytes of the socket. Out: outcomes to those who wait, credit and ends into the [`crate::link::Link`].
+//! In: bytes of the socket. Out: outcomes and answers to those who wait, events to the handler's threads, credit and
+//! ends into the [`crate::link::Link`].
 //! Invariants: the lock is taken once for all frames of a read. The thread ends with its connection, and before the
 //! next connection begins.
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 use ringway_wire::ingest::{self, EpochText, SERVER_FRAME_BYTES_MAX, ServerFrame};
 
 use crate::error::PublishError;
+use crate::events::Job;
 use crate::link::{End, Link};
 use crate::state::{Ack, Outcomes, Shared, State, now};
 
@@ -114,9 +116,17 @@ fn take_frame(state: &mut State, link: &mut Link, frame: &[u8], outcomes: &mut O
         ServerFrame::Fatal(refusal) if refusal.temporary => return Err(retry(&refusal.text)),
         ServerFrame::Fatal(refusal) => return Err(End::Final(refusal.into())),
         ServerFrame::HelloOk(_) => return Err(retry(&"a second answer to the hello")),
-        // Events were not asked for in the hello.
-        ServerFrame::Pong { .. } | ServerFrame::Event(_) | ServerFrame::CallAnswer(_) | ServerFrame::Unknown { .. } => {
+        ServerFrame::Event(event) => {
+            ingest::decode_event(&event).map_err(|error| retry(&error))?;
+            link.remote.events_open += 1;
+            outcomes.events.push(Job { generation: link.generation, frame: frame.into() });
         }
+        ServerFrame::CallAnswer(answer) => {
+            let waiting = link.remote.answered(answer.call);
+            let cell = waiting.ok_or_else(|| retry(&"an answer to a call that waits for none"))?;
+            outcomes.calls.push((cell, frame.into()));
+        }
+        ServerFrame::Pong { .. } | ServerFrame::Unknown { .. } => {}
     }
     Ok(())
 }

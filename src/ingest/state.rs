@@ -8,14 +8,16 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use ringway_wire::ingest::EpochText;
 
 use crate::buffer::Buffer;
+use crate::calls::CallCell;
 use crate::config::OnOutcomes;
 use crate::error::{PublishError, Refusal};
+use crate::events::{Dispatcher, Job};
 use crate::link::Link;
 
 /// Where a publication stands.
@@ -105,6 +107,8 @@ pub(crate) struct Counters {
     pub(crate) acked: u64,
     pub(crate) refused: u64,
     pub(crate) connections: u64,
+    pub(crate) events: u64,
+    pub(crate) handler_panics: u64,
     pub(crate) last_error: Box<str>,
 }
 
@@ -130,6 +134,8 @@ pub(crate) struct Shared {
     progress: Condvar,
     on_outcomes: Mutex<Option<OnOutcomes>>,
     has_on_outcomes: AtomicBool,
+    /// Takes events, once there is a handler.
+    pub(crate) dispatcher: OnceLock<Arc<Dispatcher>>,
 }
 
 impl Shared {
@@ -147,6 +153,7 @@ impl Shared {
             progress: Condvar::new(),
             has_on_outcomes: AtomicBool::new(on_outcomes.is_some()),
             on_outcomes: Mutex::new(on_outcomes),
+            dispatcher: OnceLock::new(),
         }
     }
 
@@ -218,6 +225,9 @@ impl Shared {
         for (cell, result) in outcomes.handles.drain(..) {
             cell.fill(result);
         }
+        for (cell, frame) in outcomes.calls.drain(..) {
+            cell.fill_from(&frame);
+        }
         if !outcomes.callback.is_empty() && self.has_on_outcomes.load(Ordering::Relaxed) {
             let mut function = self.on_outcomes.lock().unwrap_or_else(PoisonError::into_inner);
             let panicked = match function.as_mut() {
@@ -234,6 +244,10 @@ impl Shared {
             }
         }
         outcomes.callback.clear();
+        if let Some(dispatcher) = self.dispatcher.get() {
+            // Last, since it may wait for the handler.
+            outcomes.events.drain(..).for_each(|job| dispatcher.dispatch(job));
+        }
     }
 }
 
@@ -242,15 +256,24 @@ impl Shared {
 pub(crate) struct Outcomes {
     handles: Vec<(Arc<OutcomeCell>, Result<Ack, PublishError>)>,
     callback: Vec<Outcome>,
+    /// Answers to calls, as frames.
+    pub(crate) calls: Vec<(Arc<CallCell>, Box<[u8]>)>,
+    pub(crate) events: Vec<Job>,
 }
 
 impl Outcomes {
     pub(crate) fn is_empty(&self) -> bool {
+        // Calls and events come from the reader alone, which hands them on in any case.
         self.handles.is_empty() && self.callback.is_empty()
     }
 }
 
 impl State {
+    /// Whether every publish has its outcome, and every event and call on the connection its answer.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.buffer.is_empty() && self.link.as_ref().is_none_or(|link| link.remote.is_idle())
+    }
+
     /// Gives a publish its outcome; false when it has one or never was.
     #[inline]
     pub(crate) fn complete(&mut self, seq: u64, result: Result<Ack, PublishError>, outcomes: &mut Outcomes) -> bool {
@@ -277,7 +300,7 @@ impl State {
 }
 
 /// Waits on `condvar` once; none when `deadline` has passed.
-fn wait_until<'g, T>(
+pub(crate) fn wait_until<'g, T>(
     condvar: &Condvar,
     guard: MutexGuard<'g, T>,
     deadline: Option<Instant>,

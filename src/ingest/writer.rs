@@ -91,9 +91,13 @@ fn serve(shared: &Arc<Shared>, config: &Config, opened: Opened, route: &mut Rout
     };
     {
         let mut state = shared.lock();
-        let link = Link::new(Arc::clone(&stream), &hello, state.buffer.base_seq(), options, now());
-        state.link = Some(link);
         state.counters.connections += 1;
+        let generation = state.counters.connections;
+        let mut link = Link::new(Arc::clone(&stream), &hello, generation, state.buffer.base_seq(), options, now());
+        if let Some(dispatcher) = shared.dispatcher.get() {
+            dispatcher.begin(&mut link);
+        }
+        state.link = Some(link);
         shared.wake_waiting(&state);
     }
     let rest = bytes[hello_ok_bytes..].to_vec();
@@ -107,6 +111,10 @@ fn serve(shared: &Arc<Shared>, config: &Config, opened: Opened, route: &mut Rout
     };
     // Errors mean that the peer has closed already, which is what is wanted.
     let _ = stream.shutdown(Shutdown::Both);
+    if let Some(dispatcher) = shared.dispatcher.get() {
+        // Before the reader is waited for: it may be waiting for the handler.
+        dispatcher.end();
+    }
     if let Ok(reader) = reader {
         // It ends with the socket.
         let _ = reader.join();
@@ -155,7 +163,7 @@ fn next_write(shared: &Shared, options: LinkOptions, out: &mut Vec<u8>, outcomes
         let now = now();
         match state.stop {
             Stop::Now | Stop::Failed(_) => return Some(End::Done),
-            Stop::WhenEmpty if state.buffer.is_empty() => return Some(End::Done),
+            Stop::WhenEmpty if state.is_drained() => return Some(End::Done),
             Stop::WhenEmpty | Stop::No => {}
         }
         let link = state.link.as_mut()?;

@@ -13,7 +13,8 @@
 //! npm `fossil-delta` and the Centrifuge SDKs apply it; how matches are found is each encoder's own.
 //!
 //! Invariants: a delta is smaller than the new payload; a text's delta is UTF-8, because literals are whole characters;
-//! work is O(new payload) with at most [`PROBES_MAX`] looks per byte, plus one index of at most [`BLOCKS_MAX`] entries.
+//! work is O(new payload), with at most [`PROBES_MAX`] looks into the index per byte or end of a short match, plus the
+//! making of that index, of at most [`BLOCKS_MAX`] entries.
 
 use alloc::vec::Vec;
 use core::fmt;
@@ -26,13 +27,15 @@ const PAYLOAD_BYTES_MAX: usize = 1 << 30;
 const WINDOW: usize = 8;
 /// Every so many bytes of the old payload one window is indexed: matches of `WINDOW + STEP_MIN - 1` bytes are found.
 const STEP_MIN: usize = 4;
-/// Windows of the old payload that are indexed at most (8 bytes of memory each); longer payloads are indexed in longer
+/// Windows of the old payload that are indexed at most (12 bytes of memory each); longer payloads are indexed in longer
 /// steps and give larger deltas.
 pub const BLOCKS_MAX: usize = 1 << 16;
 /// Windows with the same hash that are looked at for each byte of the new payload.
-pub const PROBES_MAX: usize = 8;
-/// A match of this length is taken without looking for a longer one right behind its start.
-const LONG_BYTES: usize = 64;
+pub const PROBES_MAX: usize = 4;
+/// A match of this length is taken without looking for a longer one across its end.
+const LONG_BYTES: usize = 32;
+/// After so many bytes without a match every second byte is looked at, after twice as many every third, and so on.
+const MISSES_PER_STEP: usize = 64;
 /// Between a common start and a common end, fewer bytes than this are sent as they are: indexing would cost more.
 const SEARCHED_BYTES_MIN: usize = 32;
 /// Bytes of the head of a short literal. A copy in the middle of a literal makes two of one.
@@ -43,7 +46,7 @@ const NONE: u32 = u32::MAX;
 /// Makes deltas. Keeps its index between calls, so that making one allocates nothing in the long run.
 #[derive(Debug, Default)]
 pub struct DeltaEncoder {
-    /// The last indexed window of each hash; a power of two long.
+    /// The last indexed window of each hash; a power of two long, with room so that most hashes have none.
     heads: Vec<u32>,
     /// For each window the one before it with the same hash.
     next: Vec<u32>,
@@ -103,7 +106,7 @@ impl DeltaEncoder {
         self.step = old.len().div_ceil(BLOCKS_MAX).max(STEP_MIN);
         let blocks = (old.len() - WINDOW) / self.step + 1;
         self.heads.clear();
-        self.heads.resize(blocks.next_power_of_two(), NONE);
+        self.heads.resize(2 * blocks.next_power_of_two(), NONE);
         self.next.clear();
         for block in 0..blocks {
             let slot = self.slot(window(old, block * self.step));
@@ -123,15 +126,22 @@ impl DeltaEncoder {
         let mut at = delta.done;
         while at + WINDOW <= end && delta.is_small() {
             let Some(mut best) = self.longest(delta, at, end) else {
-                at += 1;
+                // The longer nothing was found, the longer the steps: a match is found a little late, and reaches back.
+                at += 1 + (at - delta.done) / MISSES_PER_STEP;
                 continue;
             };
-            // Payloads are full of short matches, such as the same key of another row. A longer one that begins inside
-            // of a short one is better.
-            let mut ahead = at + 1;
-            while best.len < LONG_BYTES && ahead < best.at + best.len && ahead + WINDOW <= end {
-                best = self.longest(delta, ahead, end).filter(|found| found.len > best.len).unwrap_or(best);
-                ahead += 1;
+            // Payloads are full of short matches, such as the same key of another row. One that goes on behind the end
+            // of a short one, and so has a window across that end, is longer.
+            while best.len < LONG_BYTES {
+                let across = best.at + best.len - WINDOW + 1;
+                let found = (across..across + STEP_MIN)
+                    .filter(|at| at + WINDOW <= end)
+                    .filter_map(|at| self.longest(delta, at, end))
+                    .max_by_key(|found| found.len);
+                match found {
+                    Some(found) if found.len > best.len => best = found,
+                    _ => break,
+                }
             }
             delta.copy(best);
             at = delta.done;

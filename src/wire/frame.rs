@@ -366,6 +366,39 @@ mod tests {
     }
 
     #[test]
+    fn every_first_byte_with_deflate() {
+        for first in 0..=255u8 {
+            // RSV1 says something about a message, so it stands where one begins and nowhere else.
+            let compressed = matches!(first & 0x7F, 0x41 | 0x42);
+            let plain = decode_header(&[first, 0]);
+            let expected = match plain {
+                Err(FrameError::ReservedBits) if compressed => decode_header(&[first & !0x40, 0])
+                    .map(|header| header.map(|header| Header { compressed: true, ..header })),
+                _ => plain,
+            };
+            assert_eq!(decode_header_with(&[first, 0], true), expected, "{first:#04x}");
+            assert_eq!(decode_header_with(&[first], true).is_err(), expected.is_err(), "{first:#04x} alone");
+            assert_eq!(decode_header_with(&[first, 0], false), plain);
+        }
+    }
+
+    #[test]
+    fn compressed_headers_round_trip() {
+        for len in [0, 1, 125, 126, 65_535, 65_536] {
+            for opcode in [Opcode::Text, Opcode::Binary] {
+                let (mut plain, mut compressed) = (Vec::new(), Vec::new());
+                write_server_header(&mut plain, opcode, len);
+                write_compressed_server_header(&mut compressed, opcode, len);
+                assert_eq!((compressed[0], &compressed[1..]), (plain[0] | 0x40, &plain[1..]));
+                let header = decode_header(&plain).unwrap().unwrap();
+                let expected = Header { compressed: true, ..header };
+                assert_eq!(decode_header_with(&compressed, true), Ok(Some(expected)));
+                assert_eq!(decode_header(&compressed), Err(FrameError::ReservedBits));
+            }
+        }
+    }
+
+    #[test]
     fn control_frames_are_short_and_whole() {
         for opcode in OPCODES.into_iter().filter(|opcode| opcode.is_control()) {
             let first = 0x80 | opcode.bits();

@@ -1,15 +1,16 @@
-//! Frames to messages: fragments joined, control frames let through between them, close payloads checked
-//! (RFC 6455 §5.4, §5.5, §7.4, §8.1). The server's side: every frame must be masked.
+//! Frames to messages: fragments joined, compressed messages inflated, control frames let through between them, close
+//! payloads checked (RFC 6455 §5.4, §5.5, §7.4, §8.1; RFC 7692 §6). The server's side: every frame must be masked.
 //!
 //! In: the unread bytes of one connection, from its first byte that no earlier step has taken, and the connection's
 //! [`Fragments`]. Out: one [`Event`] per message or control frame, borrowed from the received bytes themselves, or, for
-//! a fragmented message, from `Fragments`.
+//! a fragmented message, from `Fragments`, or, for a compressed one, from the shard's [`Inflater`].
 //!
 //! Invariants
 //! - A frame is taken whole or not at all: a payload is unmasked exactly once, and while a frame is incomplete the
 //!   caller's bytes are unchanged and a further call costs O(1).
 //! - The same stream gives the same events and the same error wherever it was cut.
-//! - A message over `message_bytes_max` is refused by its header, before its payload has arrived or is stored.
+//! - A message over `message_bytes_max` is refused by its header, before its payload has arrived or is stored; what a
+//!   compressed one becomes is held to the same limit while it is inflated. Its text is checked after that.
 //! - An idle connection holds 8 bytes of this file's state and no allocation.
 //!
 //! What the caller owes: after an error or a Close event no further step is taken on this connection (§5.5.1, §7.1.7).
@@ -18,7 +19,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use crate::close::CloseReason;
-use crate::frame::{FrameError, Header, Opcode, decode_header};
+use crate::deflate::{InflateError, InflateLimits, Inflater};
+use crate::frame::{FrameError, Header, Opcode, decode_header_with};
 use crate::mask::unmask;
 
 /// Fragments of a message that has not ended; 8 bytes while there is none.
@@ -31,6 +33,8 @@ pub struct Fragments(Option<Box<Open>>);
 #[derive(Debug)]
 struct Open {
     kind: MessageKind,
+    /// Its first frame said that the whole of it is (RFC 7692 §6.1).
+    compressed: bool,
     /// The last fragment has come, the message has been given out.
     complete: bool,
     /// Unmasked payloads so far.
@@ -66,8 +70,8 @@ impl Fragments {
         }
     }
 
-    fn begin(&mut self, kind: MessageKind, payload: &[u8]) {
-        self.0 = Some(Box::new(Open { kind, complete: false, data: payload.to_vec() }));
+    fn begin(&mut self, kind: MessageKind, compressed: bool, payload: &[u8]) {
+        self.0 = Some(Box::new(Open { kind, compressed, complete: false, data: payload.to_vec() }));
     }
 }
 
@@ -124,6 +128,8 @@ pub enum WsError {
     InvalidUtf8,
     /// The message is longer than `message_bytes_max`.
     TooBig,
+    /// A compressed message could not be inflated, or not within the limits.
+    Inflate(InflateError),
     /// A continuation with no message open, or a new message inside an open one (§5.4).
     BadFragmentation,
     /// A Close code that must not stand on the wire (§7.4).
@@ -137,10 +143,14 @@ impl WsError {
     pub const fn close_reason(self) -> CloseReason {
         match self {
             WsError::InvalidUtf8 => CloseReason::InvalidUtf8,
-            WsError::TooBig => CloseReason::MessageTooBig,
-            WsError::Frame(_) | WsError::BadFragmentation | WsError::BadCloseCode | WsError::BadClosePayload => {
-                CloseReason::ProtocolError
+            WsError::TooBig | WsError::Inflate(InflateError::TooBig | InflateError::Ratio) => {
+                CloseReason::MessageTooBig
             }
+            WsError::Inflate(InflateError::Corrupt)
+            | WsError::Frame(_)
+            | WsError::BadFragmentation
+            | WsError::BadCloseCode
+            | WsError::BadClosePayload => CloseReason::ProtocolError,
         }
     }
 }
@@ -154,8 +164,10 @@ impl From<FrameError> for WsError {
 /// Bounds and checks that do not change while a connection lives.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageLimits {
-    /// Bytes of one message, all fragments together. Control frames do not count.
+    /// Bytes of one message, all fragments together, as it was sent and as it is inflated. Control frames do not count.
     pub message_bytes_max: usize,
+    /// How many times its compressed bytes a message may have: [`InflateLimits::ratio_max`].
+    pub inflate_ratio_max: u32,
     /// Whether bytes are UTF-8; chosen at boot, as detecting the processor needs std.
     pub utf8: fn(&[u8]) -> bool,
 }
@@ -173,7 +185,7 @@ impl Step<'_> {
     const MORE_BYTES_NEEDED: Step<'static> = Step { consumed: 0, event: None };
 }
 
-/// Takes one frame from the front of `bytes`, unmasking it in place.
+/// Takes one frame from the front of `bytes`, unmasking it in place. No extension was negotiated.
 ///
 /// After `consumed > 0` the caller calls again with the bytes behind; after `consumed == 0` it keeps `bytes` and calls
 /// again once more have come ([`frame_bytes_needed`] says how many).
@@ -186,8 +198,28 @@ pub fn step<'a>(
     bytes: &'a mut [u8],
     limits: &MessageLimits,
 ) -> Result<Step<'a>, WsError> {
+    step_with(fragments, bytes, limits, None)
+}
+
+/// As [`step`], for a connection that may have negotiated permessage-deflate: then `inflater` is the shard's.
+///
+/// The event of a compressed message borrows from it; the next step frees what a long one took, and a caller that takes
+/// no further step now calls [`Inflater::release`].
+///
+/// # Errors
+/// As there.
+#[inline]
+pub fn step_with<'a>(
+    fragments: &'a mut Fragments,
+    bytes: &'a mut [u8],
+    limits: &MessageLimits,
+    mut inflater: Option<&'a mut Inflater>,
+) -> Result<Step<'a>, WsError> {
     fragments.release();
-    let Some(header) = decode_header(bytes)? else { return Ok(Step::MORE_BYTES_NEEDED) };
+    if let Some(inflater) = &mut inflater {
+        inflater.release();
+    }
+    let Some(header) = decode_header_with(bytes, inflater.is_some())? else { return Ok(Step::MORE_BYTES_NEEDED) };
     let Some(key) = header.mask else { return Err(FrameError::NotMasked.into()) };
     if !header.opcode.is_control() {
         fragments.admit(&header, limits)?;
@@ -198,22 +230,23 @@ pub fn step<'a>(
     let Some(payload) = bytes.get_mut(header.header_len..consumed) else { return Ok(Step::MORE_BYTES_NEEDED) };
     unmask(payload, key);
 
+    // What no inflater is there for was refused by its header.
+    let inflater = |compressed: bool| inflater.filter(|_| compressed);
     let event = match header.opcode {
-        Opcode::Text if header.fin => Some(message(MessageKind::Text, payload, limits)?),
-        Opcode::Binary if header.fin => Some(message(MessageKind::Binary, payload, limits)?),
-        Opcode::Text => {
-            fragments.begin(MessageKind::Text, payload);
-            None
-        }
-        Opcode::Binary => {
-            fragments.begin(MessageKind::Binary, payload);
-            None
+        Opcode::Text | Opcode::Binary => {
+            let kind = if header.opcode == Opcode::Text { MessageKind::Text } else { MessageKind::Binary };
+            if header.fin {
+                Some(message(kind, payload, limits, inflater(header.compressed))?)
+            } else {
+                fragments.begin(kind, header.compressed, payload);
+                None
+            }
         }
         Opcode::Continuation => {
             let Some(open) = &mut fragments.0 else { return Err(WsError::BadFragmentation) };
             open.append(payload, limits);
             open.complete = header.fin;
-            if header.fin { Some(message(open.kind, &mut open.data, limits)?) } else { None }
+            if header.fin { Some(message(open.kind, &mut open.data, limits, inflater(open.compressed))?) } else { None }
         }
         Opcode::Ping => Some(Event::Ping(payload)),
         Opcode::Pong => Some(Event::Pong(payload)),
@@ -228,7 +261,8 @@ pub fn step<'a>(
 /// answer is bounded by `message_bytes_max` and the header.
 #[inline]
 pub fn frame_bytes_needed(bytes: &[u8]) -> Option<usize> {
-    let header = decode_header(bytes).ok()??;
+    // Compressed or not, it is as long; whether it may be is for `step` to say.
+    let header = decode_header_with(bytes, true).ok()??;
     Some(header.header_len.saturating_add(usize::try_from(header.payload_len).unwrap_or(usize::MAX)))
 }
 
@@ -239,13 +273,29 @@ pub const fn close_code_is_valid(code: u16) -> bool {
     matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
 }
 
-/// A whole message, its text checked.
+/// A whole message: inflated if there is an inflater, its text checked.
 #[inline]
-fn message<'a>(kind: MessageKind, data: &'a mut [u8], limits: &MessageLimits) -> Result<Event<'a>, WsError> {
+fn message<'a>(
+    kind: MessageKind,
+    data: &'a mut [u8],
+    limits: &MessageLimits,
+    inflater: Option<&'a mut Inflater>,
+) -> Result<Event<'a>, WsError> {
+    let data = match inflater {
+        Some(inflater) => inflate(data, limits, inflater)?,
+        None => data,
+    };
     if kind == MessageKind::Text && !(limits.utf8)(data) {
         return Err(WsError::InvalidUtf8);
     }
     Ok(Event::Message { kind, data })
+}
+
+/// Apart, so that it does not stand in the way of the messages that are not compressed.
+#[cold]
+fn inflate<'a>(data: &[u8], limits: &MessageLimits, inflater: &'a mut Inflater) -> Result<&'a mut [u8], WsError> {
+    let limits = InflateLimits { message_bytes_max: limits.message_bytes_max, ratio_max: limits.inflate_ratio_max };
+    inflater.inflate(data, &limits).map_err(WsError::Inflate)
 }
 
 /// The payload of a Close frame: nothing, or two bytes of code and a reason (RFC 6455 §5.5.1).
@@ -266,15 +316,20 @@ fn close<'a>(payload: &'a [u8], limits: &MessageLimits) -> Result<Event<'a>, WsE
 
 #[cfg(test)]
 mod tests {
+    use alloc::string::ToString;
     use alloc::vec;
 
     use proptest::prelude::*;
 
     use super::*;
+    use crate::deflate::Compressor;
     use crate::frame::{HEADER_BYTES_MAX, write_client_header};
 
-    const LIMITS: MessageLimits =
-        MessageLimits { message_bytes_max: 100_000, utf8: |bytes| core::str::from_utf8(bytes).is_ok() };
+    const LIMITS: MessageLimits = MessageLimits {
+        message_bytes_max: 100_000,
+        inflate_ratio_max: 200,
+        utf8: |bytes| core::str::from_utf8(bytes).is_ok(),
+    };
     const KEY: [u8; 4] = [0x37, 0xFA, 0x21, 0x3D];
 
     /// An [`Event`] that owns its bytes.
@@ -316,9 +371,18 @@ mod tests {
         out
     }
 
+    /// As [`receive_with`], where no extension was negotiated.
+    fn receive(chunks: &[&[u8]], limits: &MessageLimits) -> (Vec<Owned>, Option<WsError>, usize) {
+        receive_with(chunks, limits, None)
+    }
+
     /// Feeds `chunks` one after the other as a connection does; stops at an error or a Close.
     /// Gives the events, the error, and the bytes left over.
-    fn receive(chunks: &[&[u8]], limits: &MessageLimits) -> (Vec<Owned>, Option<WsError>, usize) {
+    fn receive_with(
+        chunks: &[&[u8]],
+        limits: &MessageLimits,
+        mut inflater: Option<&mut Inflater>,
+    ) -> (Vec<Owned>, Option<WsError>, usize) {
         let mut fragments = Fragments::default();
         let mut tail: Vec<u8> = Vec::new();
         let mut events = Vec::new();
@@ -327,7 +391,8 @@ mod tests {
             let mut at = 0;
             loop {
                 let before = tail[at..].to_vec();
-                let (consumed, event) = match step(&mut fragments, &mut tail[at..], limits) {
+                let done = step_with(&mut fragments, &mut tail[at..], limits, inflater.as_deref_mut());
+                let (consumed, event) = match done {
                     Ok(Step { consumed, event }) => (consumed, event.map(Owned::from)),
                     Err(error) => return (events, Some(error), tail.len() - at),
                 };
@@ -396,6 +461,130 @@ mod tests {
         assert_eq!((events, error, left), (expected, None, 0));
     }
 
+    fn compressed(payload: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        Compressor::new().compress(payload, &mut out);
+        out
+    }
+
+    /// As [`frames`], with RSV1 on those whose first element is true.
+    fn frames_rsv1(list: &[(bool, bool, Opcode, &[u8])]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for &(rsv1, fin, opcode, payload) in list {
+            let at = out.len();
+            frame(&mut out, fin, opcode, payload, KEY);
+            out[at] |= if rsv1 { 0x40 } else { 0 };
+        }
+        out
+    }
+
+    fn receive_deflate(list: &[(bool, bool, Opcode, &[u8])]) -> (Vec<Owned>, Option<WsError>) {
+        let (events, error, _) = receive_with(&[&frames_rsv1(list)], &LIMITS, Some(&mut Inflater::new()));
+        (events, error)
+    }
+
+    #[test]
+    fn compressed_messages_are_inflated() {
+        let hello = compressed(b"Hello");
+        let (first, rest) = hello.split_at(3);
+        let list = [
+            (true, true, Opcode::Text, &hello[..]),
+            // Whether a message is compressed is said for each.
+            (false, true, Opcode::Text, b"Hello"),
+            (true, true, Opcode::Binary, &hello),
+            // In fragments, with control frames and empty frames between (RFC 7692 §7.2.3.1).
+            (true, false, Opcode::Text, first),
+            (false, true, Opcode::Ping, b"p"),
+            (false, false, Opcode::Continuation, b""),
+            (false, true, Opcode::Continuation, rest),
+            (true, true, Opcode::Text, &[0x00]),
+            (true, false, Opcode::Binary, b""),
+            (false, true, Opcode::Continuation, &[0x00]),
+            (false, false, Opcode::Text, b"Hel"),
+            (false, true, Opcode::Continuation, b"lo"),
+        ];
+        let message = |kind, data: &[u8]| Owned::Message(kind, data.to_vec());
+        let expected = vec![
+            message(MessageKind::Text, b"Hello"),
+            message(MessageKind::Text, b"Hello"),
+            message(MessageKind::Binary, b"Hello"),
+            Owned::Ping(b"p".to_vec()),
+            message(MessageKind::Text, b"Hello"),
+            message(MessageKind::Text, b""),
+            message(MessageKind::Binary, b""),
+            message(MessageKind::Text, b"Hello"),
+        ];
+        assert_eq!(receive_deflate(&list), (expected, None));
+        let (events, error, _) = receive(&[&frames_rsv1(&list)], &LIMITS);
+        assert_eq!((events, error), (vec![], Some(WsError::Frame(FrameError::ReservedBits))), "not negotiated");
+    }
+
+    #[test]
+    fn rsv1_stands_on_the_first_frame_of_a_message_only() {
+        use Opcode::{Binary, Close, Continuation, Ping, Pong, Text};
+        let hello = compressed(b"Hello");
+        let reserved = Some(WsError::Frame(FrameError::ReservedBits));
+        for opcode in [Ping, Pong, Close] {
+            assert_eq!(receive_deflate(&[(true, true, opcode, b"")]), (vec![], reserved), "{opcode:?}");
+        }
+        for first in [true, false] {
+            let list = [(first, false, Text, &hello[..3]), (true, true, Continuation, &hello[3..])];
+            assert_eq!(receive_deflate(&list), (vec![], reserved), "on a continuation");
+        }
+        let list = [(true, false, Text, &hello[..3]), (true, true, Binary, &hello[3..])];
+        assert_eq!(receive_deflate(&list), (vec![], Some(WsError::BadFragmentation)), "a message inside another");
+        // RSV2 and RSV3 mean nothing, with RSV1 or without.
+        for first in [0x91, 0xA1, 0xB1, 0xD1, 0xE1, 0xF1] {
+            let mut bytes = frames(&[(true, Text, b"")]);
+            bytes[0] = first;
+            let error = receive_with(&[&bytes], &LIMITS, Some(&mut Inflater::new())).1;
+            assert_eq!(error, reserved, "{first:#04x}");
+        }
+    }
+
+    #[test]
+    fn a_compressed_message_keeps_the_rules_of_its_kind() {
+        use Opcode::{Binary, Continuation, Text};
+        let bad = compressed(b"a\xFFb");
+        assert_eq!(receive_deflate(&[(true, true, Text, &bad)]).1, Some(WsError::InvalidUtf8));
+        assert_eq!(receive_deflate(&[(true, true, Binary, &bad)]).1, None);
+        // Compressed bytes are no UTF-8, and need not be.
+        let long = compressed("größe ".repeat(100).as_bytes());
+        assert!(core::str::from_utf8(&long).is_err());
+        assert_eq!(receive_deflate(&[(true, true, Text, &long)]).1, None);
+
+        let corrupt = Some(WsError::Inflate(InflateError::Corrupt));
+        assert_eq!(receive_deflate(&[(true, true, Text, b"")]).1, corrupt, "an empty message has one byte");
+        assert_eq!(receive_deflate(&[(true, true, Text, b"Hello")]).1, corrupt);
+        assert_eq!(receive_deflate(&[(true, true, Text, &long[..20])]).1, corrupt);
+
+        // Digits of a count: their ratio is far from the other limit.
+        let mut over: Vec<u8> = (0..30_000_u32).flat_map(|number| (number * 7919).to_string().into_bytes()).collect();
+        over.truncate(100_001);
+        let over = compressed(&over);
+        let too_big = Some(WsError::Inflate(InflateError::TooBig));
+        assert_eq!(receive_deflate(&[(true, true, Text, &over)]).1, too_big);
+        let list = [(true, false, Text, &over[..10]), (false, true, Continuation, &over[10..])];
+        assert_eq!(receive_deflate(&list).1, too_big);
+        // What is sent counts as well, by its header.
+        let limits = MessageLimits { message_bytes_max: 3, ..LIMITS };
+        let list = frames_rsv1(&[(true, true, Text, &compressed(b"Hello"))]);
+        assert_eq!(receive_with(&[&list], &limits, Some(&mut Inflater::new())).1, Some(WsError::TooBig));
+    }
+
+    #[test]
+    fn memory_of_a_long_compressed_message_is_given_back() {
+        let limits = MessageLimits { message_bytes_max: 1 << 20, inflate_ratio_max: 1032, ..LIMITS };
+        let mut bytes = frames_rsv1(&[(true, true, Opcode::Binary, &compressed(&[7; 500_000]))]);
+        let (mut fragments, mut inflater) = (Fragments::default(), Inflater::new());
+        let step = step_with(&mut fragments, &mut bytes, &limits, Some(&mut inflater)).unwrap();
+        let Some(Event::Message { data, .. }) = step.event else { panic!("{:?}", step.event) };
+        assert_eq!(data.len(), 500_000);
+        assert!(inflater.buffer_bytes() >= 500_000);
+        assert_eq!(step_with(&mut fragments, &mut [], &limits, Some(&mut inflater)).unwrap().consumed, 0);
+        assert_eq!(inflater.buffer_bytes(), 0);
+    }
+
     #[test]
     fn memory_of_fragments_is_given_back() {
         let mut fragments = Fragments::default();
@@ -413,7 +602,8 @@ mod tests {
         assert!(fragments.0.is_none());
 
         // The next step frees it too, even one that finds no frame.
-        fragments.0 = Some(Box::new(Open { kind: MessageKind::Text, complete: true, data: vec![1] }));
+        fragments.0 =
+            Some(Box::new(Open { kind: MessageKind::Text, compressed: false, complete: true, data: vec![1] }));
         assert_eq!(step(&mut fragments, &mut [], &LIMITS).unwrap().consumed, 0);
         assert!(fragments.0.is_none());
     }
@@ -548,6 +738,9 @@ mod tests {
             (WsError::BadClosePayload, 1002),
             (WsError::InvalidUtf8, 1007),
             (WsError::TooBig, 1009),
+            (WsError::Inflate(InflateError::TooBig), 1009),
+            (WsError::Inflate(InflateError::Ratio), 1009),
+            (WsError::Inflate(InflateError::Corrupt), 1002),
         ] {
             assert_eq!(error.close_reason().code(), code, "{error:?}");
         }
@@ -556,7 +749,7 @@ mod tests {
     /// One thing a peer sends: a message in fragments (cut at these places), with a ping behind each, or a control frame.
     #[derive(Clone, Debug)]
     enum Sent {
-        Message { text: bool, data: Vec<u8>, cuts: Vec<u16>, pings: bool },
+        Message { text: bool, deflate: bool, data: Vec<u8>, cuts: Vec<u16>, pings: bool },
         Control { ping: bool, data: Vec<u8> },
     }
 
@@ -567,12 +760,13 @@ mod tests {
             1 => prop::collection::vec(any::<u8>(), 65_500..65_600),
         ];
         prop_oneof![
-            3 => (any::<bool>(), data, prop::collection::vec(any::<u16>(), 0..5), any::<bool>()).prop_map(
-                |(text, mut data, cuts, pings)| {
+            3 => (any::<[bool; 3]>(), data, prop::collection::vec(any::<u16>(), 0..5)).prop_map(
+                |([text, deflate, pings], mut data, cuts)| {
                     if text {
                         data.iter_mut().for_each(|byte| *byte &= 0x7F);
                     }
-                    Sent::Message { text, data, cuts, pings }
+                    // Compressing much is slow without optimisation.
+                    Sent::Message { text, deflate: deflate && data.len() < 2_000, data, cuts, pings }
                 }
             ),
             1 => (any::<bool>(), prop::collection::vec(any::<u8>(), 0..=125))
@@ -594,23 +788,26 @@ mod tests {
                     frame(&mut out, true, opcode, data, key);
                     events.push(event);
                 }
-                Sent::Message { text, data, cuts, pings } => {
+                Sent::Message { text, deflate, data, cuts, pings } => {
+                    let payload = if *deflate { compressed(data) } else { data.clone() };
+                    let begin = out.len();
                     let (kind, mut opcode) = match text {
                         true => (MessageKind::Text, Opcode::Text),
                         false => (MessageKind::Binary, Opcode::Binary),
                     };
-                    let mut borders: Vec<usize> = cuts.iter().map(|&cut| cut as usize % (data.len() + 1)).collect();
+                    let mut borders: Vec<usize> = cuts.iter().map(|&cut| cut as usize % (payload.len() + 1)).collect();
                     borders.sort_unstable();
                     let mut from = 0;
                     for border in borders {
-                        frame(&mut out, false, opcode, &data[from..border], key);
+                        frame(&mut out, false, opcode, &payload[from..border], key);
                         (opcode, from) = (Opcode::Continuation, border);
                         if *pings {
                             frame(&mut out, true, Opcode::Ping, b"between", key);
                             events.push(Owned::Ping(b"between".to_vec()));
                         }
                     }
-                    frame(&mut out, true, opcode, &data[from..], key);
+                    frame(&mut out, true, opcode, &payload[from..], key);
+                    out[begin] |= if *deflate { 0x40 } else { 0 };
                     events.push(Owned::Message(kind, data.clone()));
                 }
             }
@@ -626,6 +823,11 @@ mod tests {
         borders.into_iter().map(|border| &stream[core::mem::replace(&mut from, border)..border]).collect()
     }
 
+    /// As [`receive`], where permessage-deflate was negotiated.
+    fn receive_any(chunks: &[&[u8]], limits: &MessageLimits) -> (Vec<Owned>, Option<WsError>, usize) {
+        receive_with(chunks, limits, Some(&mut Inflater::new()))
+    }
+
     proptest! {
         #[test]
         fn cuts_change_nothing(
@@ -633,8 +835,8 @@ mod tests {
             cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..20),
         ) {
             let (stream, expected) = encode(&list);
-            prop_assert_eq!(receive(&[&stream], &LIMITS), (expected.clone(), None, 0));
-            prop_assert_eq!(receive(&cut(&stream, &cuts), &LIMITS), (expected, None, 0));
+            prop_assert_eq!(receive_any(&[&stream], &LIMITS), (expected.clone(), None, 0));
+            prop_assert_eq!(receive_any(&cut(&stream, &cuts), &LIMITS), (expected, None, 0));
         }
 
         #[test]
@@ -649,8 +851,8 @@ mod tests {
                 let range = if byte & 1 == 0 { stream.len().min(16) } else { stream.len() };
                 stream[at.index(range)] = byte;
             }
-            let (events, error, _) = receive(&[&stream], &LIMITS);
-            let (cut_events, cut_error, _) = receive(&cut(&stream, &cuts), &LIMITS);
+            let (events, error, _) = receive_any(&[&stream], &LIMITS);
+            let (cut_events, cut_error, _) = receive_any(&cut(&stream, &cuts), &LIMITS);
             prop_assert_eq!((events, error), (cut_events, cut_error));
         }
 
@@ -659,7 +861,7 @@ mod tests {
             let (stream, expected) = encode(&list);
             prop_assume!(stream.len() < 5_000);
             let chunks: Vec<&[u8]> = stream.chunks(1).collect();
-            prop_assert_eq!(receive(&chunks, &LIMITS), (expected, None, 0));
+            prop_assert_eq!(receive_any(&chunks, &LIMITS), (expected, None, 0));
         }
     }
 }

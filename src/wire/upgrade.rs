@@ -16,6 +16,8 @@ use base64::alphabet;
 use base64::engine::{GeneralPurpose, GeneralPurposeConfig};
 use sha1::{Digest, Sha1};
 
+use crate::deflate::{Deflate, accept_offer};
+
 /// Header lines of a request. Over: 431. Browsers send about fifteen, proxies in front some more.
 pub const HEADERS_MAX: usize = 64;
 
@@ -50,6 +52,8 @@ pub struct UpgradeRequest<'a> {
     pub protobuf: bool,
     /// The subprotocol that the 101 answer echoes.
     pub subprotocol: Option<Subprotocol>,
+    /// The client's first offer of permessage-deflate that can be accepted; whether it is, the caller decides.
+    pub deflate: Option<Deflate>,
 }
 
 /// A value of `Sec-WebSocket-Protocol` that is known here.
@@ -218,6 +222,7 @@ pub fn parse_request(head: &[u8]) -> Result<UpgradeRequest<'_>, UpgradeRefusal> 
         key,
         protobuf,
         subprotocol: found.subprotocol,
+        deflate: found.deflate,
     })
 }
 
@@ -230,8 +235,9 @@ pub fn accept_key(key: &[u8; 24]) -> [u8; 28] {
     accept
 }
 
-/// Appends the 101 answer; WebSocket frames follow it directly.
-pub fn write_accept(out: &mut Vec<u8>, request: &UpgradeRequest<'_>) {
+/// Appends the 101 answer; WebSocket frames follow it directly. `deflate`: the offer that was accepted, either
+/// [`UpgradeRequest::deflate`] or None.
+pub fn write_accept(out: &mut Vec<u8>, request: &UpgradeRequest<'_>, deflate: Option<Deflate>) {
     out.extend_from_slice(
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ",
     );
@@ -239,6 +245,10 @@ pub fn write_accept(out: &mut Vec<u8>, request: &UpgradeRequest<'_>) {
     if let Some(subprotocol) = request.subprotocol {
         out.extend_from_slice(b"\r\nSec-WebSocket-Protocol: ");
         out.extend_from_slice(subprotocol.name().as_bytes());
+    }
+    if let Some(deflate) = deflate {
+        out.extend_from_slice(b"\r\nSec-WebSocket-Extensions: ");
+        deflate.write_answer(out);
     }
     out.extend_from_slice(b"\r\n\r\n");
 }
@@ -274,6 +284,7 @@ struct Headers<'a> {
     upgrade_websocket: bool,
     connection_upgrade: bool,
     subprotocol: Option<Subprotocol>,
+    deflate: Option<Deflate>,
 }
 
 impl<'a> Headers<'a> {
@@ -297,6 +308,9 @@ impl<'a> Headers<'a> {
             } else if is("Sec-WebSocket-Protocol") {
                 // The client lists what it prefers first (§4.1).
                 found.subprotocol = found.subprotocol.or_else(|| tokens(line.value).find_map(Subprotocol::from_token));
+            } else if is("Sec-WebSocket-Extensions") {
+                // Several lines are one list (RFC 6455 §9.1), and the client lists what it prefers first.
+                found.deflate = found.deflate.or_else(|| accept_offer(line.value));
             } else if is("Transfer-Encoding") || (is("Content-Length") && line.value != b"0") {
                 // Its bytes would be taken for frames.
                 return Err(BadRequest("an upgrade request must have no body"));
@@ -466,10 +480,11 @@ mod tests {
                 key: KEY.as_bytes().try_into().unwrap(),
                 protobuf: false,
                 subprotocol: None,
+                deflate: None,
             }
         );
         let mut out = Vec::new();
-        write_accept(&mut out, &request);
+        write_accept(&mut out, &request, None);
         assert_eq!(
             core::str::from_utf8(&out).unwrap(),
             "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -654,11 +669,45 @@ mod tests {
             assert_eq!((request.protobuf, request.subprotocol), (protobuf, subprotocol), "{target} {offered}");
 
             let mut out = Vec::new();
-            write_accept(&mut out, &request);
+            write_accept(&mut out, &request, request.deflate);
             let answer = String::from_utf8(out).unwrap();
             let echoed = answer.lines().find_map(|line| line.strip_prefix("Sec-WebSocket-Protocol: "));
             assert_eq!(echoed, subprotocol.map(Subprotocol::name), "{answer}");
             assert!(answer.ends_with("\r\n\r\n") && !answer.contains("Extensions"));
+        }
+    }
+
+    #[test]
+    fn extensions_that_were_offered_are_answered() {
+        const ANSWER: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+        for (offered, answer) in [
+            ("X: y", None),
+            ("Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits", Some(ANSWER)),
+            ("sec-websocket-extensions: x, permessage-deflate", Some(ANSWER)),
+            ("Sec-WebSocket-Extensions: x\r\nSec-WebSocket-Extensions: permessage-deflate", Some(ANSWER)),
+            (
+                "Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=9\r\n\
+                 Sec-WebSocket-Extensions: permessage-deflate\r\n\
+                 Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=15",
+                Some(ANSWER),
+            ),
+            // What is malformed is not accepted, and refuses nobody.
+            ("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=\"", None),
+            ("Sec-WebSocket-Extensions: caf\u{e9}; permessage-deflate", None),
+            ("Sec-WebSocket-Extensions:", None),
+        ] {
+            let head = replaced("more", offered);
+            let request = parse_request(head.as_bytes()).unwrap();
+            assert_eq!(request.deflate.is_some(), answer.is_some(), "{offered}");
+            for (deflate, answer) in [(request.deflate, answer), (None, None)] {
+                let mut out = Vec::new();
+                write_accept(&mut out, &request, deflate);
+                let text = String::from_utf8(out).unwrap();
+                let written: Vec<_> =
+                    text.lines().filter_map(|line| line.strip_prefix("Sec-WebSocket-Extensions: ")).collect();
+                assert_eq!(written, answer.into_iter().collect::<Vec<_>>(), "{offered}");
+                assert!(text.ends_with("\r\n\r\n"));
+            }
         }
     }
 

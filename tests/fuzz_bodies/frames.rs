@@ -17,6 +17,7 @@ pub fn run(data: &[u8]) {
     let limits = MessageLimits {
         // From nothing to 64 KiB, so that short inputs reach the limit too.
         message_bytes_max: (1 << (limit % 17)) - 1,
+        inflate_ratio_max: 0,
         utf8: |bytes| core::str::from_utf8(bytes).is_ok(),
     };
 
@@ -112,7 +113,7 @@ fn round_trip(payload: &[u8], message_bytes_max: usize) {
 
     let frame_len = frame.len();
     let mut fragments = Fragments::default();
-    let limits = MessageLimits { message_bytes_max, utf8: |_| false };
+    let limits = MessageLimits { message_bytes_max, inflate_ratio_max: 0, utf8: |_| false };
     match step(&mut fragments, &mut frame, &limits) {
         Ok(Step { consumed, event: Some(Event::Message { kind: MessageKind::Binary, data }) }) => {
             assert_eq!((consumed, &*data), (frame_len, payload));

@@ -1,7 +1,8 @@
 //! Fuzz body: a whole shard fed by an untrusted client or backend, in chunks, with sockets that take only a part.
 //!
 //! In: `[mode, seed of cuts, bytes...]`. Mode bits: 0 backend instead of client; 1 a valid upgrade and connect (or hello)
-//! comes first; 2 each chunk goes out as one masked frame, text or binary by bit 3, instead of raw; 4 Protobuf.
+//! comes first; 2 each chunk goes out as one masked frame, text or binary by bit 3, instead of raw; 4 Protobuf; 5 compression
+//! is allowed and asked for; 6 those frames say that they are compressed, and are.
 //! Claim: no input panics; whatever is sent, the connection can be ended, and then its slot and all its frames are free.
 
 use ringway_engine::ids::{ConnId, CoreId};
@@ -13,20 +14,23 @@ use ringway_engine::outbox::WriteBatch;
 use ringway_engine::seam::{Accepted, Action, Input, Port};
 use ringway_engine::shard::Shard;
 use ringway_engine::tokens::NoTokens;
+use ringway_wire::deflate::Compressor;
 use ringway_wire::frame::{Opcode, write_client_header};
-use ringway_wire::ingest::{Hello, write_hello};
+use ringway_wire::ingest::{FEATURES, Hello, write_hello};
 
 /// Takes one input.
 pub fn run(data: &[u8]) {
     let [mode, cuts, bytes @ ..] = data else { return };
     let flag = |bit: u8| mode & 1 << bit != 0;
     let (backend, greeted, framed, text, protobuf) = (flag(0), flag(1), flag(2), flag(3), flag(4));
-    let mut shard = shard();
+    let (deflate, compressed) = (flag(5), flag(6));
+    let mut shard = shard(deflate);
+    let mut compressor = Compressor::new();
     let port = if backend { Port::Ingest } else { Port::Client };
     let Some(conn) = shard.accepted(Accepted { port, peer: None }) else { return };
     let mut now_ms = 1_000;
     if greeted {
-        feed(&mut shard, conn, &greeting(backend, protobuf));
+        feed(&mut shard, conn, &greeting(backend, protobuf, deflate));
     }
     let mut cuts = u64::from(*cuts) | 1;
     let mut rest = bytes;
@@ -35,9 +39,14 @@ pub fn run(data: &[u8]) {
         let (chunk, behind) = rest.split_at((cuts >> 33) as usize % 200 % rest.len() + 1);
         rest = behind;
         if framed && !backend {
-            let mut frame = Vec::new();
-            write_client_header(&mut frame, if text { Opcode::Text } else { Opcode::Binary }, chunk.len(), [0; 4]);
-            frame.extend_from_slice(chunk);
+            let (mut frame, mut payload) = (Vec::new(), chunk.to_vec());
+            if compressed {
+                payload.clear();
+                compressor.compress(chunk, &mut payload);
+            }
+            write_client_header(&mut frame, if text { Opcode::Text } else { Opcode::Binary }, payload.len(), [0; 4]);
+            frame[0] |= if compressed { 0x40 } else { 0 };
+            frame.extend_from_slice(&payload);
             feed(&mut shard, conn, &frame);
         } else {
             feed(&mut shard, conn, chunk);
@@ -93,7 +102,7 @@ fn turn(shard: &mut Shard, now_ms: u64, room: usize) {
     }
 }
 
-fn shard() -> Shard {
+fn shard(deflate: bool) -> Shard {
     let mut namespace = Namespace::closed("");
     namespace.history_size = 10;
     namespace.history_ttl_ms = 1_000_000;
@@ -116,6 +125,7 @@ fn shard() -> Shard {
         access: Access {
             echo: true,
             anonymous: true,
+            deflate,
             origins: Origins::Any,
             ingest_tokens: vec![(*b"dev").into()],
             ..Access::closed("/ws")
@@ -125,11 +135,17 @@ fn shard() -> Shard {
     Shard::new(options, 1_000)
 }
 
-fn greeting(backend: bool, protobuf: bool) -> Vec<u8> {
+fn greeting(backend: bool, protobuf: bool, deflate: bool) -> Vec<u8> {
     let mut out = Vec::new();
     if backend {
-        let hello =
-            Hello { version_min: 1, version_max: 1, features: 0, instance: [1; 16], token: b"dev", name: "fuzz" };
+        let hello = Hello {
+            version_min: 1,
+            version_max: 1,
+            features: FEATURES,
+            instance: [1; 16],
+            token: b"dev",
+            name: "fuzz",
+        };
         write_hello(&mut out, &hello);
         return out;
     }
@@ -137,6 +153,9 @@ fn greeting(backend: bool, protobuf: bool) -> Vec<u8> {
     out.extend_from_slice(b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n");
     if protobuf {
         out.extend_from_slice(b"Sec-WebSocket-Protocol: centrifuge-protobuf\r\n");
+    }
+    if deflate {
+        out.extend_from_slice(b"Sec-WebSocket-Extensions: permessage-deflate\r\n");
     }
     out.extend_from_slice(b"\r\n");
     // {id: 1, connect: {}} in either form.

@@ -21,10 +21,14 @@ pub fn run(data: &[u8]) {
             assert!(request.query.bytes().all(|byte| byte.is_ascii_graphic()));
             assert!(!request.host.is_empty() && request.host.bytes().all(|byte| byte.is_ascii_graphic()));
             assert!(request.origin.is_none_or(|origin| origin.is_ascii() && !origin.contains(['\r', '\n'])));
-            write_accept(&mut answer, &request);
-            let lines = if request.subprotocol.is_some() { 5 } else { 4 };
-            check_answer(&answer, 101, Some(lines));
-            assert_eq!(find_head_end(&answer, 0), Some(answer.len()), "bytes behind the head would be read as frames");
+            for deflate in [None, request.deflate] {
+                answer.clear();
+                write_accept(&mut answer, &request, deflate);
+                let lines = 4 + usize::from(request.subprotocol.is_some()) + usize::from(deflate.is_some());
+                check_answer(&answer, 101, Some(lines));
+                let end = find_head_end(&answer, 0);
+                assert_eq!(end, Some(answer.len()), "bytes behind the head would be read as frames");
+            }
         }
         Err(refusal) => {
             let by_parser = matches!(

@@ -102,7 +102,7 @@ fn client(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
     let mut answer = Vec::new();
     let path = {
         let request = parse_request(&input[..end]).map_err(|_| io::Error::other("a bad upgrade"))?;
-        write_accept(&mut answer, &request);
+        write_accept(&mut answer, &request, None);
         request.path.to_string()
     };
     input.drain(..end);

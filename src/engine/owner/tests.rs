@@ -370,6 +370,29 @@ fn the_position_of_an_unused_channel_holds_for_a_later_subscribe() {
 }
 
 #[test]
+fn a_time_without_history_leaves_no_hole_in_it() {
+    let mut bed = Bed::new(rules(), Limits::DEFAULT);
+    assert!((0..3).all(|_| bed.publish("c").is_ok()));
+    bed.reload(Namespace { history_size: 0, recovery: false, ..rules() }, Vec::new());
+    assert!(bed.publish("c").is_ok());
+    bed.reload(rules(), Vec::new());
+    let position = bed.publish("c").expect("published");
+    assert_eq!(bed.history("c"), ([5].into(), position));
+    assert_eq!(bed.recover("c", 3, Some(position.epoch)), None);
+    assert_eq!(bed.recover("c", 4, Some(position.epoch)), Some([5].into()));
+}
+
+#[test]
+fn what_is_too_old_is_in_no_answer() {
+    let mut bed = Bed::new(rules(), Limits::DEFAULT);
+    let first = bed.publish("c").expect("published");
+    bed.now_ms += 59_999;
+    assert_eq!(bed.history("c").0, [1]);
+    bed.now_ms += 1;
+    assert_eq!(bed.history("c"), ([].into(), first));
+}
+
+#[test]
 fn what_skips_history_has_no_number() {
     let mut bed = Bed::new(rules(), Limits::DEFAULT);
     bed.subscribe(request("c", 1, 1));
@@ -430,13 +453,16 @@ fn a_reload_moves_channels_to_their_new_namespace() {
     news.channels_per_shard_max = 1;
     news.history_size = 0;
     news.recovery = false;
-    bed.reload(rules(), [news].into());
+    bed.reload(rules(), [news.clone()].into());
     assert_eq!(bed.publish("news:b"), Ok(bed.history_of_nothing("news:b")), "nobody has counted news:a there yet");
     assert_eq!(bed.publish("news:a").map(|position| position.offset), Ok(2));
     let history = ChannelAsk::History(HistoryAsk { limit: 1, since: None, reverse: false });
     assert_eq!(bed.ask("news:a", history).err(), Some(CallError::NotAvailable));
     assert_eq!(bed.publish("news:c"), Err(PublishError::Busy), "both are counted now");
-    assert!(bed.publish("other:c").is_ok());
+    let mut few = rules();
+    few.channels_per_shard_max = 1;
+    bed.reload(few, [news].into());
+    assert!(bed.publish("other:c").is_ok(), "neither channel counts in the default namespace any more");
 }
 
 #[test]
@@ -452,7 +478,13 @@ fn channels_are_listed_up_to_the_limit_and_all_counted() {
     bed.leave("a2", 1);
     let mut list = |pattern: &str, limit| {
         let call = ChannelsCall { pattern: pattern.into(), limit, origin: Origin::Control { call: 3 }, from: CONTROL };
-        bed.with(|owner, around| owner.channels_call(&call, around));
+        bed.with(|owner, around| owner.channels_call(call, around));
+        let mut turns = 0;
+        while bed.owner.is_listing() {
+            bed.with(|owner, around| owner.list(around));
+            turns += 1;
+        }
+        assert!((1..=2).contains(&turns), "six channels, three per turn");
         let Some(LaneMessage::ChannelsAnswer(answer)) = bed.told(CONTROL).pop() else { panic!("no answer") };
         let ChannelsAnswer { core, channels, total, .. } = *answer;
         assert_eq!((core, total), (PLACE.core, 4));
@@ -462,6 +494,39 @@ fn channels_are_listed_up_to_the_limit_and_all_counted() {
     assert_eq!(list("b", 10), [row("b1", 1), row("b2", 1), row("b3", 3)]);
     assert_eq!(list("", 2), [row("a1", 1), row("b1", 1)]);
     assert_eq!(list("zzz", 10), []);
+    assert_eq!(list("", 0), []);
+}
+
+#[test]
+fn each_listing_is_answered_once_even_when_there_are_too_many() {
+    let mut bed = Bed::new(rules(), Limits::DEFAULT);
+    for name in ["a", "b", "c", "d", "e"] {
+        bed.subscribe(request(name, 1, 1));
+    }
+    for call in 0..20 {
+        let call = ChannelsCall { pattern: "".into(), limit: 9, origin: Origin::Control { call }, from: CONTROL };
+        bed.with(|owner, around| owner.channels_call(call, around));
+        bed.with(|owner, around| owner.list(around));
+    }
+    while bed.owner.is_listing() {
+        bed.with(|owner, around| owner.list(around));
+    }
+    let answered: Vec<_> = bed
+        .told(CONTROL)
+        .into_iter()
+        .map(|message| match message {
+            LaneMessage::ChannelsAnswer(answer) => (answer.origin, answer.channels.len()),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert_eq!(answered, (0..20).map(|call| (Origin::Control { call }, 5)).collect::<Vec<_>>());
+    let call = ChannelsCall { pattern: "".into(), limit: 9, origin: Origin::Control { call: 1 }, from: CONTROL };
+    for _ in 0..17 {
+        let ChannelsCall { pattern, limit, origin, from } = &call;
+        let call = ChannelsCall { pattern: pattern.clone(), limit: *limit, origin: *origin, from: *from };
+        bed.with(|owner, around| owner.channels_call(call, around));
+    }
+    assert_eq!((bed.told(CONTROL).len(), bed.metrics.get(Metric::ListingsCut)), (1, 1));
 }
 
 #[test]
@@ -580,6 +645,11 @@ proptest! {
             }
             let all: BTreeSet<String> = model.iter().map(|(core, slot)| alloc::format!("{core}-{slot}")).collect();
             prop_assert_eq!(&seen, &all);
+            // Exact, or a core's leave would look through members that have gone, or miss some.
+            for interest in &bed.owner.channels.at(0).expect("the channel").1.interest {
+                let own = model.iter().filter(|(core, _)| *core == interest.core.0).count();
+                prop_assert_eq!(interest.members as usize, own);
+            }
             prop_assert_eq!(&bed.present("c"), &all);
             bed.told(CoreId(0));
             bed.told(CoreId(1));

@@ -44,7 +44,7 @@ impl Shard {
             Decision::Subscribe(decision) => self.subscribe(conn, id, &decision),
             Decision::Unsubscribe { channel } => self.unsubscribe(conn, id, channel),
             Decision::Publish { channel, namespace, data } => self.publish(conn, id, channel, namespace, data),
-            Decision::Read { channel, ask } => self.read(conn, id, channel, ask),
+            Decision::Read { channel, ask } => self.read_channel(conn, id, channel, ask),
             Decision::Rpc { method, data } => self.rpc(conn, form, id, method, data),
             Decision::Message { data } => self.tell_backend(conn, &ClientEvent::Message { data }),
             Decision::Refresh { token } => self.refresh(conn, id, token),

@@ -29,7 +29,7 @@ impl Shard {
             LaneMessage::Leave(request) => self.owned_leave(&request),
             LaneMessage::MemberLeave(request) => self.owned_member_leave(&request),
             LaneMessage::ChannelCall(call) => self.owned_channel_call(&call),
-            LaneMessage::ChannelsCall(call) => self.owned_channels_call(&call),
+            LaneMessage::ChannelsCall(call) => self.owned_channels_call(*call),
             LaneMessage::UserJoin(presence) => self.owned_user_join(*presence),
             LaneMessage::UserLeave(presence) => self.owned_user_leave(&presence),
             LaneMessage::UserCall(call) if call.origin.is_some() => self.owned_user_call(*call),

@@ -7,6 +7,7 @@
 //! | file | input |
 //! |---|---|
 //! | `received` | bytes of a peer: upgrade, frames, commands, ingest frames |
+//! | `inflating` | compressed messages: how much of a turn each client gets |
 //! | `command` | one client command |
 //! | `connect`, `subscribe`, `publish`, `read`, `refresh` | what commands ask for, from the command to its answer |
 //! | `uni` | clients that only listen |
@@ -26,6 +27,7 @@ mod command;
 mod connect;
 mod epoch_text;
 mod events;
+mod inflating;
 mod ingest;
 mod ingest_call;
 mod lane;
@@ -67,6 +69,7 @@ use crate::session::{Stage, SubscriptionState};
 use crate::slots::Slots;
 use crate::timers::Timers;
 use crate::users::{LocalUsers, UserCores};
+use inflating::Inflating;
 use slow::Losses;
 
 /// What clients are told of the server's version.
@@ -79,6 +82,7 @@ const ANSWER_BYTES_MAX: usize = 64;
 pub struct Shard {
     options: Options,
     message_limits: MessageLimits,
+    inflating: Inflating,
     connections: Slots<Connection>,
     timers: Timers,
     outboxes: Outboxes,
@@ -125,7 +129,12 @@ impl Shard {
         let events_seed = random.next_u64();
         let place = Place { core: options.core, shards: options.shards, boot: options.boot as u32 };
         Shard {
-            message_limits: MessageLimits { message_bytes_max: limits.message_bytes_max as usize, utf8: options.utf8 },
+            message_limits: MessageLimits {
+                message_bytes_max: limits.message_bytes_max as usize,
+                inflate_ratio_max: limits.inflate_ratio_max,
+                utf8: options.utf8,
+            },
+            inflating: Inflating::default(),
             connections: Slots::new(),
             timers: Timers::new(now_ms),
             outboxes: Outboxes::default(),
@@ -217,10 +226,14 @@ impl Shard {
     /// Whether more may be read from this connection now. When not, keep it on the ready list and ask again.
     pub fn wants_read(&self, conn: ConnId) -> bool {
         let Some(connection) = self.connections.get(conn.slot, conn.generation) else { return false };
+        if connection.inflating {
+            return false;
+        }
         match &connection.phase {
             Phase::Client(session) => {
                 session.stage != Stage::Opening
                     && session.in_flight < self.options.limits.requests_in_flight_per_connection_max
+                    && !(session.deflate && self.inflating_is_exhausted())
             }
             Phase::Gone => false,
             Phase::Upgrading { .. } | Phase::Echo | Phase::Ingest { .. } | Phase::Closing(_) => true,
@@ -257,14 +270,17 @@ impl Shard {
         }
     }
 
-    /// Does what does not wait for an input: this core's messages to itself, deadlines, a slice of the fan-outs,
-    /// collected acknowledgements. Call it after the turn's inputs and before collecting writes.
+    /// Does what does not wait for an input: compressed messages that were put off, this core's messages to itself,
+    /// deadlines, a slice of the fan-outs, collected acknowledgements. Call it after the turn's inputs and before
+    /// collecting writes.
     pub fn end_turn(&mut self) {
+        self.go_on_inflating();
         while let Some(message) = self.lanes.pop_own() {
             self.lane(message);
         }
         self.fire_timers();
         self.fan_out();
+        self.go_on_listing();
         while let Some(message) = self.lanes.pop_own() {
             self.lane(message);
         }
@@ -273,7 +289,11 @@ impl Shard {
 
     /// Whether `end_turn` would have something to do at once: do not sleep.
     pub fn has_work(&self) -> bool {
-        self.fanouts.has_work() || !self.to_write.is_empty() || self.lanes.has_own()
+        self.fanouts.has_work()
+            || !self.to_write.is_empty()
+            || self.lanes.has_own()
+            || self.can_go_on_inflating()
+            || self.owner.is_listing()
     }
 
     /// Fills a batch of writes, one per connection. Each is followed by `Input::Wrote`. Call it until it is empty.

@@ -38,9 +38,15 @@ impl Shard {
         owner.channel_call(call, &mut around);
     }
 
-    pub(super) fn owned_channels_call(&mut self, call: &ChannelsCall) {
+    pub(super) fn owned_channels_call(&mut self, call: ChannelsCall) {
         let (owner, mut around) = self.owner();
         owner.channels_call(call, &mut around);
+    }
+
+    /// Goes on with what takes more than one turn.
+    pub(super) fn go_on_listing(&mut self) {
+        let (owner, mut around) = self.owner();
+        owner.list(&mut around);
     }
 
     pub(super) fn owned_user_join(&mut self, presence: UserPresence) {

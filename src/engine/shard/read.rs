@@ -14,7 +14,7 @@ use crate::lane_message::{LaneMessage, Origin};
 use crate::metrics::Metric;
 
 impl Shard {
-    pub(super) fn read(&mut self, conn: ConnId, id: u32, channel: &str, ask: ChannelAsk) {
+    pub(super) fn read_channel(&mut self, conn: ConnId, id: u32, channel: &str, ask: ChannelAsk) {
         let Some(session) = self.session_mut(conn) else { return };
         session.in_flight += 1;
         let call = ChannelCall {

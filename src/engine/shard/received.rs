@@ -8,10 +8,12 @@ use alloc::boxed::Box;
 use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::command::Commands;
 use ringway_wire::close::CloseReason;
+use ringway_wire::deflate::{InflateError, Inflater};
 use ringway_wire::frame::{CONTROL_PAYLOAD_BYTES_MAX, Opcode, write_server_header};
-use ringway_wire::message::{self, Event, Fragments, MessageKind};
+use ringway_wire::message::{self, Event, Fragments, MessageKind, WsError};
 use ringway_wire::upgrade::{self, UpgradeRefusal};
 
+use super::inflating::Part;
 use super::{Shard, list, uni};
 use crate::connection::{Connection, Phase, Until};
 use crate::frame::Frame;
@@ -31,12 +33,35 @@ enum Reader {
     Upgrade {
         scanned: usize,
     },
-    Client,
+    Client {
+        deflate: bool,
+    },
     Echo,
     Ingest,
     Discard,
     /// Nothing: its connect command is not answered yet.
     Wait,
+}
+
+/// What reading frames needs beside their bytes, taken out of its places while a connection's bytes are read.
+struct FrameState {
+    /// The connection's.
+    fragments: Fragments,
+    /// The shard's.
+    inflater: Inflater,
+    /// How much may be inflated.
+    part: Part,
+    /// It is used up, and there is more.
+    inflate_later: bool,
+}
+
+/// The counter of a compressed message that is refused.
+const fn inflate_metric(error: InflateError) -> Metric {
+    match error {
+        InflateError::TooBig => Metric::InflateRefusedSize,
+        InflateError::Ratio => Metric::InflateRefusedRatio,
+        InflateError::Corrupt => Metric::InflateRefusedCorrupt,
+    }
 }
 
 impl Shard {
@@ -48,15 +73,26 @@ impl Shard {
             Phase::Ingest { session, .. } => session.awaiting_pong = false,
             _ => {}
         }
-        let mut fragments = core::mem::take(&mut connection.fragments);
+        self.read(conn, bytes, self.inflate_part());
+    }
+
+    /// Reads what was left from the last time and `bytes` behind it.
+    pub(super) fn read(&mut self, conn: ConnId, bytes: &mut [u8], part: Part) {
+        let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
+        let mut state = FrameState {
+            fragments: core::mem::take(&mut connection.fragments),
+            inflater: core::mem::take(&mut self.inflating.inflater),
+            part,
+            inflate_later: false,
+        };
         let partial = match connection.partial.take() {
             None => {
-                let used = self.consume(conn, &mut fragments, bytes);
+                let used = self.consume(conn, &mut state, bytes);
                 (used < bytes.len()).then(|| Box::new(bytes[used..].to_vec()))
             }
             Some(mut partial) => {
                 partial.extend_from_slice(bytes);
-                let used = self.consume(conn, &mut fragments, &mut partial);
+                let used = self.consume(conn, &mut state, &mut partial);
                 partial.drain(..used);
                 // A few bytes left over must not keep the memory of the many before them.
                 if partial.capacity() > 2 * partial.len() + PARTIAL_SLACK_BYTES {
@@ -65,15 +101,21 @@ impl Shard {
                 (!partial.is_empty()).then_some(partial)
             }
         };
+        let FrameState { mut fragments, mut inflater, inflate_later, .. } = state;
         fragments.release();
+        inflater.release();
+        self.inflating.inflater = inflater;
         if let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) {
             connection.fragments = fragments;
             connection.partial = partial;
         }
+        if inflate_later {
+            self.inflate_later(conn);
+        }
     }
 
     /// Reads from the front of `bytes` as long as something is complete; returns how much was used.
-    fn consume(&mut self, conn: ConnId, fragments: &mut Fragments, bytes: &mut [u8]) -> usize {
+    fn consume(&mut self, conn: ConnId, state: &mut FrameState, bytes: &mut [u8]) -> usize {
         let mut used = 0;
         loop {
             let rest = &mut bytes[used..];
@@ -84,14 +126,18 @@ impl Shard {
                 Reader::Discard => rest.len(),
                 Reader::Wait => 0,
                 Reader::Upgrade { scanned } => self.read_upgrade(conn, rest, scanned),
-                Reader::Client => self.read_frame(conn, fragments, rest, false),
-                Reader::Echo => self.read_frame(conn, fragments, rest, true),
+                Reader::Client { deflate } => self.read_frame(conn, state, rest, deflate, false),
+                Reader::Echo => self.read_frame(conn, state, rest, false, true),
                 Reader::Ingest => self.read_ingest(conn, rest),
             };
             if consumed == 0 {
                 return used;
             }
             used += consumed;
+            if !self.inflated(state.inflater.take_totals(), state.part) {
+                state.inflate_later = used < bytes.len();
+                return used;
+            }
         }
     }
 
@@ -99,11 +145,12 @@ impl Shard {
         match self.connections.get(conn.slot, conn.generation).map(|connection| &connection.phase) {
             Some(Phase::Upgrading { scanned }) => Reader::Upgrade { scanned: *scanned as usize },
             Some(Phase::Client(session)) if session.stage == Stage::Opening => Reader::Wait,
-            Some(Phase::Client(_)) => Reader::Client,
+            Some(Phase::Client(session)) => Reader::Client { deflate: session.deflate },
             Some(Phase::Echo) => Reader::Echo,
             Some(Phase::Ingest { .. }) => Reader::Ingest,
-            // The peer's answer to our Close is read as frames, so that its Close ends the wait.
-            Some(Phase::Closing(Until::PeerClose)) => Reader::Client,
+            // The peer's answer to our Close is read as frames, so that its Close ends the wait. What else comes is not
+            // carried out, so it need not be remembered whether it may be compressed.
+            Some(Phase::Closing(Until::PeerClose)) => Reader::Client { deflate: true },
             Some(Phase::Closing(_) | Phase::Gone) | None => Reader::Discard,
         }
     }
@@ -129,18 +176,20 @@ impl Shard {
                 return bytes.len();
             }
         };
+        let deflate = handshake::deflate(&request, purpose, &self.options.access);
         self.frame.clear();
-        upgrade::write_accept(&mut self.frame, &request);
+        upgrade::write_accept(&mut self.frame, &request, deflate);
         let answer = Frame::from_bytes(&self.frame);
         self.metrics.add(Metric::ConnectionsUpgraded, 1);
+        self.metrics.add(Metric::UpgradesDeflate, u64::from(deflate.is_some()));
         if let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) {
             match purpose {
                 Purpose::Client(form) => {
-                    connection.phase = Phase::Client(Session::new(form));
+                    connection.phase = Phase::Client(Session::new(form, deflate.is_some()));
                     self.timers.arm(conn.slot, self.now_ms + self.options.limits.connect_timeout_ms as u64);
                 }
                 Purpose::Uni => {
-                    connection.phase = Phase::Client(Session::new_uni());
+                    connection.phase = Phase::Client(Session::new_uni(deflate.is_some()));
                     self.timers.arm(conn.slot, self.now_ms + self.options.limits.connect_timeout_ms as u64);
                 }
                 Purpose::Echo => {
@@ -167,12 +216,24 @@ impl Shard {
     }
 
     /// Takes one frame from the front of `bytes`; 0: it is not whole.
-    fn read_frame(&mut self, conn: ConnId, fragments: &mut Fragments, bytes: &mut [u8], echo: bool) -> usize {
-        let step = match message::step(fragments, bytes, &self.message_limits) {
+    fn read_frame(
+        &mut self,
+        conn: ConnId,
+        state: &mut FrameState,
+        bytes: &mut [u8],
+        deflate: bool,
+        echo: bool,
+    ) -> usize {
+        let FrameState { fragments, inflater, .. } = state;
+        let len = bytes.len();
+        let step = match message::step_with(fragments, bytes, &self.message_limits, deflate.then_some(inflater)) {
             Ok(step) => step,
             Err(error) => {
+                if let WsError::Inflate(error) = error {
+                    self.metrics.add(inflate_metric(error), 1);
+                }
                 self.fail(conn, error.close_reason());
-                return bytes.len();
+                return len;
             }
         };
         let consumed = step.consumed;
@@ -192,7 +253,7 @@ impl Shard {
             Some(Event::Pong(_)) => {}
             Some(Event::Close { code, .. }) => {
                 self.peer_closed(conn, code);
-                return bytes.len();
+                return len;
             }
         }
         consumed

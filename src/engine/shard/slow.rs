@@ -94,3 +94,132 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decoded::{Told, applied, pushes};
+    use crate::fanout::{Fanouts, Taken};
+    use crate::ids::ConnId;
+    use crate::namespace::{Namespace, NamespaceId, Namespaces};
+    use crate::outbox::WriteBatch;
+    use crate::publication::{Draft, Publication, Scratch};
+    use crate::variant::{Variant, VariantSet};
+    use alloc::string::ToString;
+    use alloc::sync::Arc;
+    use proptest::prelude::*;
+    use ringway_wire::centrifuge::Form;
+
+    const OUTBOX_BYTES_MAX: usize = 1_500;
+    const CHANNELS: usize = 3;
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Publish(usize, u8),
+        FanOut,
+        Write(usize),
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            6 => (0..CHANNELS, any::<u8>()).prop_map(|(channel, byte)| Step::Publish(channel, byte)),
+            3 => Just(Step::FanOut),
+            1 => (0usize..2_000).prop_map(Step::Write),
+        ];
+        prop::collection::vec(step, 1..300)
+    }
+
+    /// What a channel has said and what a client with deltas has of it.
+    #[derive(Default)]
+    struct Followed {
+        said: Vec<Vec<u8>>,
+        last: Option<Arc<Publication>>,
+        has: Option<usize>,
+    }
+
+    proptest! {
+        /// One client, slow at times, with deltas in channels that may lose publications: what it reads can be applied to
+        /// what it read before, in order, and is what was published; at the end it has the newest of each channel.
+        #[test]
+        fn what_is_dropped_is_no_delta_s_base(steps in steps(), conflate in any::<bool>(), json in any::<bool>()) {
+            let policy = if conflate { SlowConsumer::Conflate } else { SlowConsumer::DropOldest };
+            let namespace = Namespace { slow_consumer: policy, ..Namespace::closed("") };
+            let namespaces = Namespaces::new(namespace, Vec::new()).expect("one namespace contradicts nothing");
+            let variant = Variant::plain(if json { Form::Json } else { Form::Protobuf }).with_delta(true);
+            let mut fanouts = Fanouts::new(7, OUTBOX_BYTES_MAX as u32);
+            let locals: Vec<_> = (0..CHANNELS).map(|i| fanouts.follow(&i.to_string(), NamespaceId(0))).collect();
+            locals.iter().for_each(|local| assert_eq!(fanouts.join(*local, variant, 5), 0));
+            let (mut outboxes, mut queue, mut losses) = (Outboxes::default(), Queue::EMPTY, Losses::default());
+            let mut followed: [Followed; CHANNELS] = Default::default();
+            let (mut scratch, mut read) = (Scratch::default(), Vec::new());
+            for step in steps.into_iter().chain([Step::FanOut]) {
+                match step {
+                    Step::Publish(i, byte) => {
+                        let followed = &mut followed[i];
+                        let payload = alloc::format!("\"{}{byte:03}/{:04}\"", "x".repeat(200), followed.said.len());
+                        let draft = Draft {
+                            variants: VariantSet::NONE.with(variant),
+                            previous: followed.last.as_deref(),
+                            offset: followed.said.len() as u64 + 1,
+                            ..Draft::new(fanouts.get(locals[i]).map_or("", |channel| &channel.name), payload.as_bytes())
+                        };
+                        let publication = Arc::new(Publication::encode(draft, &mut scratch));
+                        followed.last = Some(Arc::clone(&publication));
+                        followed.said.push(payload.into_bytes());
+                        fanouts.deliver(locals[i], publication);
+                    }
+                    Step::FanOut => {
+                        fanouts.step(1_000, &namespaces, |slot, delivery| {
+                            let lossy = delivery.lossy.as_ref().expect("the policy");
+                            let pushed = losses.push(&mut outboxes, &mut queue, slot, delivery, lossy, OUTBOX_BYTES_MAX);
+                            assert!(pushed.is_some(), "something can always be dropped");
+                            Taken::Yes
+                        }, &mut Vec::new());
+                        for (_, channel) in losses.lacking.drain(..) {
+                            let local = locals.iter().find(|local| local.slot == channel).expect("one of ours");
+                            fanouts.drop_base(*local, variant, 0);
+                        }
+                    }
+                    Step::Write(takes) => write(&mut outboxes, &mut queue, takes, &mut read),
+                }
+            }
+            write(&mut outboxes, &mut queue, usize::MAX, &mut read);
+            let (mut missing, mut dropped) = (0, losses.dropped_oldest + losses.conflated);
+            for push in pushes(&read, variant) {
+                let followed = &mut followed[push.channel.parse::<usize>().expect("a number")];
+                let Told::Publication { data, delta, offset } = push.told else { panic!("no events here") };
+                let base = followed.has.map(|has| &followed.said[has][..]);
+                prop_assert_eq!(&applied(base, &data, delta), &followed.said[offset as usize - 1]);
+                let next = followed.has.map_or(0, |has| has + 1);
+                prop_assert!(next < offset as usize, "in order, and once");
+                missing += offset - 1 - next as u64;
+                followed.has = Some(offset as usize - 1);
+            }
+            for followed in &followed {
+                let has = followed.has.map_or(0, |has| has + 1);
+                prop_assert!(!conflate || has == followed.said.len(), "the newest");
+                missing += (followed.said.len() - has) as u64;
+            }
+            dropped -= missing;
+            prop_assert_eq!(dropped, 0, "each that is missing was counted");
+            prop_assert_eq!(outboxes.nodes_in_use(), 0);
+        }
+    }
+
+    fn write(outboxes: &mut Outboxes, queue: &mut Queue, mut takes: usize, read: &mut Vec<u8>) {
+        let mut batch = WriteBatch::default();
+        while !queue.is_empty() {
+            batch.clear();
+            outboxes.collect(queue, ConnId { slot: 5, generation: 0 }, &mut batch);
+            let Some((_, bytes)) = batch.get(0) else { return };
+            let taken = bytes.len().min(takes);
+            read.extend_from_slice(&bytes[..taken]);
+            let all = taken == bytes.len();
+            outboxes.wrote(queue, taken);
+            takes -= taken;
+            if !all {
+                return;
+            }
+        }
+    }
+}

@@ -182,7 +182,8 @@ impl Shard {
         let Some(index) = session.asked(local, number) else { return };
         let identity = session.identity.as_deref();
         let subscription = &session.subscriptions[index];
-        let member = subscription.traits.member.then(|| {
+        let stays = matches!(&subscription.state, SubscriptionState::Asked(asked) if asked.leaving.is_none());
+        let member = (subscription.traits.member && stays).then(|| {
             Box::new(Member {
                 core,
                 conn,
@@ -387,7 +388,8 @@ impl Shard {
             expires_at_ms: subscription.extra.as_ref().and_then(|extra| extra.expires_at_ms),
             data,
         });
-        let joined = granted.is_some() && leaving.is_none();
+        let leaves = leaving.is_some();
+        let joined = granted.is_some() && !leaves;
         if let (Some(error), AnswerTo::Command(command)) = (refusal, answer_to) {
             self.metrics.add(Metric::SubscribesRefused, 1);
             self.refuse(form, command, error);
@@ -404,7 +406,7 @@ impl Shard {
         }
         if joined {
             self.join(conn, subscription, &name);
-        } else if subscription.traits.member {
+        } else if subscription.traits.member && !leaves {
             // The owner has counted it in already (or refused, and finds nobody).
             self.member_left(conn, &name);
         }
@@ -500,21 +502,36 @@ impl Shard {
         let Some(index) = index.filter(|index| !session.subscriptions[*index].traits.server_side) else {
             return ReplyWriter::resume(form, &mut self.replies).unsubscribe(id);
         };
-        if let SubscriptionState::Asked(asked) = &mut session.subscriptions[index].state {
+        if let SubscriptionState::Asked(_) = &session.subscriptions[index].state {
             // Answered in order, behind the subscribe.
-            asked.leaving = Some(Leaving::Command(id));
-            return;
+            return self.leave_when_answered(conn, index, Leaving::Command(id));
         }
         self.end_subscription(conn, index);
         ReplyWriter::resume(form, &mut self.replies).unsubscribe(id);
     }
 
+    /// A subscription that nobody has granted yet is to end. Its membership ends now: another subscription of this client
+    /// to the channel may be on its way to the owner before this one is answered.
+    fn leave_when_answered(&mut self, conn: ConnId, index: usize, leaving: Leaving) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let subscription = &mut session.subscriptions[index];
+        let (local, member) = (subscription.local, subscription.traits.member);
+        let SubscriptionState::Asked(asked) = &mut subscription.state else { return };
+        if asked.leaving.is_some() {
+            return;
+        }
+        asked.leaving = Some(leaving);
+        let counted_in = member && asked.sent;
+        if counted_in && let Some(channel) = self.fanouts.get(local).map(|channel| channel.name.clone()) {
+            self.member_left(conn, &channel);
+        }
+    }
+
     /// Ends a subscription from our side: the client is told with a push.
     pub(super) fn end_from_server(&mut self, conn: ConnId, index: usize, code: u32, reason: &str) {
         let Some(session) = self.session_mut(conn) else { return };
-        if let SubscriptionState::Asked(asked) = &mut session.subscriptions[index].state {
-            asked.leaving.get_or_insert(Leaving::Server { code, reason: reason.into() });
-            return;
+        if let SubscriptionState::Asked(_) = &session.subscriptions[index].state {
+            return self.leave_when_answered(conn, index, Leaving::Server { code, reason: reason.into() });
         }
         let local = session.subscriptions[index].local;
         let Some(channel) = self.fanouts.get(local).map(|channel| channel.name.clone()) else { return };
@@ -551,7 +568,7 @@ impl Shard {
                     // Nobody will answer what was never asked.
                     self.fanouts.answered(local);
                 }
-                asked.sent
+                asked.sent && asked.leaving.is_none()
             }
         };
         if asked_owner

@@ -54,7 +54,7 @@ impl Default for AuthSettings {
             token_bytes_max: 16 * 1024,
             token_channels_max: 128,
             pool_threads: 2,
-            pool_queue_max: 1_024,
+            pool_queue_max: 4_096,
             revoked_tokens_max: 100_000,
         }
     }

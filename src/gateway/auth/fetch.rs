@@ -24,7 +24,7 @@ use super::keys::KeySet;
 use super::metrics::Number;
 use crate::{clock, log};
 
-/// Bytes of a key set, and of the head of the answer it comes in. Over: the fetch fails.
+/// Bytes of a key set. Over: the fetch fails, as it does when the head of the answer is longer than about twice this.
 const JWKS_BYTES_MAX: usize = 256 * 1024;
 /// From a failed fetch to the next, unless refreshing comes sooner anyway or a token wants one.
 const JWKS_RETRY_MS: u64 = 10_000;

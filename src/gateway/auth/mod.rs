@@ -67,12 +67,13 @@ impl Auth {
     }
 
     /// Keeps the keys of a URL fresh, whether one is configured now or later. To be run on the control plane's runtime.
-    pub fn keep_keys_fresh(&self) -> impl Future<Output = ()> + Send + 'static {
+    pub fn keep_keys_fresh(&self) -> impl Future<Output = ()> + Send + use<> {
         fetch::keep_fresh(Arc::clone(&self.checker))
     }
 
     /// Takes other keys and another policy, as a whole; a fetched key set stays when its source is the same.
-    /// Connections that are open stay. The pool keeps its size.
+    /// Connections that are open stay. The pool keeps its size. A URL is asked at once. Not to be called by a shard: it
+    /// wakes the control plane's runtime, whose descriptors a shard does not have.
     pub fn replace(&self, config: &AuthConfig) {
         self.checker.replace(config);
     }

@@ -48,7 +48,7 @@ rows! {
         "When secrets are mounted as files.";
     "public_keys_files", restart: false => list!("paths", secret: false, public_keys_files);
         "PEM files with public keys that sign tokens: RSA (RS256, RS384, RS512; 2048 to 8192 bits), P-256 (ES256), P-384 (ES384), P-521 (ES512), Ed25519 (EdDSA). With auth.jwks_file at most 64 keys.";
-        "Verified on the pool, 30 to 400 microseconds each.";
+        "Verified on the pool: some 30 microseconds of CPU for RSA with 2048 bits, 80 for Ed25519, 100 for P-256, 530 for P-521.";
         "When the gateway must not be able to make tokens. List the new and the old key while it is rotated.";
     "jwks_file", restart: false => text!("a path", jwks_file);
         "File with a JSON Web Key Set, whose signature keys count beside auth.public_keys_files.";

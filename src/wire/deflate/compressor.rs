@@ -12,7 +12,18 @@ use zlib_rs::{Deflate, DeflateFlush};
 use super::{TAIL, WINDOW_BITS};
 use crate::frame::{Opcode, write_compressed_server_header, write_server_header};
 
-/// How hard is tried, 1 to 9.
+/// How hard is tried, 1 to 9. Broadcasts are compressed once and sent many times, so bytes count for more than work, as
+/// long as the work is small. Counted with zlib-rs 0.6.8 on lists of JSON objects, bytes made and thousands of instructions:
+///
+/// | level | 1 KiB | 4 KiB |
+/// |---|---|---|
+/// | 1 | 505 B, 221 | 1,686 B, 303 |
+/// | 2 | 402 B, 353 | 1,216 B, 478 |
+/// | 4 | 393 B, 375 | 1,162 B, 569 |
+/// | 6 | 386 B, 384 | 1,135 B, 606 |
+/// | 9 | 382 B, 408 | 1,144 B, 733 |
+///
+/// Two thirds of the instructions at 1 KiB clear the hash table and do not depend on the level.
 pub const LEVEL: i32 = 6;
 
 /// Bytes that a payload may grow by: five for each stored block, the flush, and some to spare. Were it too small, the

@@ -48,15 +48,23 @@ pub enum InflateError {
     Corrupt,
 }
 
-/// What an inflater has done since it was last asked.
+/// What an inflater has done since it was last asked; what it did for messages that it then refused is in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InflateTotals {
-    /// Messages that were inflated.
+    /// Messages that were inflated, and not refused.
     pub messages: u64,
-    /// Their compressed bytes.
+    /// Compressed bytes taken.
     pub bytes_in: u64,
-    /// Their bytes.
+    /// Bytes made of them.
     pub bytes_out: u64,
+}
+
+impl InflateTotals {
+    /// How much work it was, in bytes made. A byte taken counts too, as blocks without content cost time and give
+    /// nothing: 64 KiB of empty blocks, each with a code table of its own, take as long as 1 MiB of ordinary JSON to make.
+    pub const fn work_bytes(&self) -> u64 {
+        self.bytes_out + 16 * self.bytes_in
+    }
 }
 
 /// See the file's header. Eight bytes, and nothing else before its first use.
@@ -94,8 +102,6 @@ impl Inflater {
 
         let filled = parts.run(payload, bytes_max, over)?;
         parts.totals.messages += 1;
-        parts.totals.bytes_in += payload.len() as u64;
-        parts.totals.bytes_out += filled as u64;
         Ok(&mut parts.buffer[..filled])
     }
 
@@ -141,6 +147,8 @@ impl Parts {
                 let made = (self.stream.total_out() - made) as usize;
                 rest = &rest[taken..];
                 filled += made;
+                self.totals.bytes_in += taken as u64;
+                self.totals.bytes_out += made as u64;
                 if filled > bytes_max {
                     return Err(over);
                 }

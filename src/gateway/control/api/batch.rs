@@ -11,11 +11,14 @@ use serde::{Deserialize, Serialize};
 use super::ask::{Asking, Start};
 use super::error::ApiError;
 use super::methods::{Command, Reply, finish};
+use super::shape::list;
+use crate::control::call::CALLS_MAX;
 
 /// Several commands.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct BatchRequest {
     /// At most `control.batch_commands_max`.
+    #[serde(deserialize_with = "list::<_, _, CALLS_MAX>")]
     commands: Vec<Command>,
     /// Commands about channels, users and the node need not wait for each other.
     parallel: Option<bool>,

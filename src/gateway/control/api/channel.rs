@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::ask::{Asking, Start, Work, begun};
 use super::error::ApiError;
 use super::json::{Json, in_answer};
+use super::shape::{optional_object, whole};
 use super::user::since_of;
 use crate::control::call::{Call, ChannelTold, ChannelsListed};
 
@@ -79,10 +80,12 @@ pub(super) struct HistoryRequest {
     #[schemars(length(min = 1))]
     channel: String,
     /// How many at most, up to `control.history_publications_max`; -1: as many as that. 0 or absent: only the position.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(range(min = -1))]
     limit: Option<i32>,
     /// Those behind this position, or with `reverse` those before it. Absent: from the start, or with `reverse` from
     /// the end.
+    #[serde(default, deserialize_with = "optional_object")]
     since: Option<StreamPosition>,
     /// Newest first.
     reverse: Option<bool>,
@@ -92,12 +95,11 @@ pub(super) struct HistoryRequest {
 #[derive(Debug, Deserialize, JsonSchema)]
 struct StreamPosition {
     /// Offset.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(range(max = OFFSET_MAX))]
-    offset: u64,
+    offset: Option<u64>,
     /// Epoch of that offset; empty: whichever the channel has.
-    #[serde(default)]
-    epoch: String,
+    epoch: Option<String>,
 }
 
 /// Publications, and the channel's newest position.
@@ -236,7 +238,7 @@ impl HistoryRequest {
             }
             limit => limit,
         };
-        let since = self.since.map(|since| since_of(since.offset, &since.epoch)).transpose()?;
+        let since = self.since.map(|since| since_of(since.offset, since.epoch)).transpose()?;
         let question = ChannelAsk::History(HistoryAsk { limit, since, reverse: self.reverse.unwrap_or_default() });
         ask(self.channel, question, asking, |told| match told.fact {
             ChannelFact::History { publications, top } => Some(HistoryResult {

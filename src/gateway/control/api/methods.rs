@@ -15,6 +15,7 @@ use super::error::ApiError;
 use super::node::{InfoRequest, InfoResult, ReloadRequest, ReloadResult, RevokeTokenRequest, RevokeTokenResult};
 use super::publish::{BroadcastRequest, BroadcastResult, PublishRequest, PublishResult};
 use super::results::ApiResult;
+use super::shape::object;
 use super::user::{
     DisconnectRequest, DisconnectResult, RefreshRequest, RefreshResult, RpcRequest, RpcResult, SubscribeRequest,
     SubscribeResult, UnsubscribeRequest, UnsubscribeResult,
@@ -67,7 +68,7 @@ macro_rules! methods {
 
         /// One command: an object whose only key is a method.
         #[derive(Debug, Deserialize, JsonSchema)]
-        pub(super) enum Command { $( #[doc = $summary] #[serde(rename = $name)] $variant($request), )+ }
+        pub(super) enum Command { $( #[doc = $summary] #[serde(rename = $name)] $variant(#[serde(deserialize_with = "object")] $request), )+ }
 
         /// One reply: an object whose only key is the command's method, or `error`.
         #[derive(Debug, Serialize, JsonSchema)]
@@ -145,7 +146,10 @@ methods! {
 /// # Errors
 /// What is wrong with the body, for the developer who wrote it.
 pub(super) fn parse<T: for<'de> Deserialize<'de>>(body: &[u8]) -> Result<T, ApiError> {
-    serde_json::from_slice(body).map_err(|error| ApiError::bad_request(error.to_string()))
+    let mut deserializer = serde_json::Deserializer::from_slice(body);
+    object(&mut deserializer)
+        .and_then(|request| deserializer.end().map(|()| request))
+        .map_err(|error| ApiError::bad_request(error.to_string()))
 }
 
 impl Reply {

@@ -11,7 +11,7 @@
 //! | `publish`, `user`, `channel`, `node` | requests and results of the methods |
 //! | `batch` | several commands in one request |
 //! | `ask` | sending to the shards and waiting |
-//! | `json` | payloads and infos, as JSON or base64 |
+//! | `json`, `shape` | payloads and infos, as JSON or base64; what an object and a whole number is |
 //! | `error`, `results` | codes and statuses; counters |
 //! | `openapi` | the description, from the same types |
 
@@ -42,6 +42,7 @@ mod node;
 mod openapi;
 mod publish;
 pub mod results;
+mod shape;
 mod user;
 
 pub(super) use node::NodeIdentity;

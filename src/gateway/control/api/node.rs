@@ -6,12 +6,14 @@
 use std::fs;
 use std::hash::{BuildHasher, Hasher};
 
+use ringway_engine::limits::OFFSET_MAX;
 use ringway_engine::metrics::Metric;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::ask::{Asking, Start, Work, at_once, begun, text};
 use super::error::ApiError;
+use super::shape::whole;
 use super::user::ID_BYTES_MAX;
 use crate::clock;
 use crate::control::call::{Call, RevokeError};
@@ -108,7 +110,8 @@ pub(super) struct RevokeTokenRequest {
     /// Another name of `token_id`, used when that is empty.
     uid: Option<String>,
     /// The token's own end, in seconds since 1970, until which the revocation is remembered. 0 or absent: not known.
-    #[schemars(range(max = 9_007_199_254_740_991u64))]
+    #[serde(default, deserialize_with = "whole")]
+    #[schemars(range(max = OFFSET_MAX))]
     expire_at: Option<u64>,
 }
 
@@ -128,7 +131,7 @@ impl RevokeTokenRequest {
     fn revoke(self, asking: &Asking<'_>) -> Result<Work<RevokeTokenResult>, ApiError> {
         let given = [self.token_id, self.uid].into_iter().flatten().find(|id| !id.is_empty());
         let token_id = text("token_id", given.unwrap_or_default(), ID_BYTES_MAX)?;
-        if self.expire_at.is_some_and(|at| at > ringway_engine::limits::OFFSET_MAX) {
+        if self.expire_at.is_some_and(|at| at > OFFSET_MAX) {
             return Err(ApiError::bad_request("expire_at is too large"));
         }
         let until_unix_s = self.expire_at.filter(|at| *at != 0);

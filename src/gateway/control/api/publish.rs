@@ -15,7 +15,8 @@ use super::ask::{Asking, Start, Waiting, Work, begun, refuse};
 use super::error::ApiError;
 use super::json::{BASE64, Json, payload, present};
 use super::results::ApiResult;
-use crate::control::call::{Call, Published};
+use super::shape::{list, whole};
+use crate::control::call::{CALLS_MAX, Call, Published};
 
 /// Bytes of a broadcast's payload times its channels. Over: error 106.
 pub(super) const BROADCAST_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -48,6 +49,7 @@ pub(super) struct PublishRequest {
     #[expect(dead_code, reason = "read so that its type is checked")]
     delta: Option<bool>,
     /// Not available; must be 0.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(range(max = 0))]
     version: Option<u64>,
     /// Not available; must be empty.
@@ -87,6 +89,7 @@ impl PublishResult {
 pub(super) struct BroadcastRequest {
     /// Full names of the channels, at most `control.broadcast_channels_max`.
     #[schemars(length(min = 1), inner(length(min = 1)))]
+    #[serde(deserialize_with = "list::<_, _, CALLS_MAX>")]
     channels: Vec<String>,
     /// The payload: any JSON value, for namespaces whose payload is `json`. At most `limits.publication_bytes_max` bytes.
     #[serde(default, deserialize_with = "present")]
@@ -105,6 +108,7 @@ pub(super) struct BroadcastRequest {
     #[expect(dead_code, reason = "read so that its type is checked")]
     delta: Option<bool>,
     /// Not available; must be 0.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(range(max = 0))]
     version: Option<u64>,
     /// Not available; must be empty.

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::ask::{Asking, Start, Work, begun, refuse, text};
 use super::error::ApiError;
 use super::json::{BASE64, Json, json_or_base64, payload, present};
+use super::shape::{optional_object, whole};
 use crate::clock;
 use crate::control::call::Call;
 
@@ -57,11 +58,13 @@ pub(super) struct SubscribeRequest {
     #[schemars(regex(pattern = BASE64))]
     b64data: Option<String>,
     /// The client gets what was published after this position.
+    #[serde(default, deserialize_with = "optional_object")]
     recover_since: Option<RecoverSince>,
     /// What differs from the channel's namespace for these subscriptions.
-    #[serde(rename = "override")]
+    #[serde(rename = "override", default, deserialize_with = "optional_object")]
     overrides: Option<Override>,
     /// When the subscription ends, in seconds since 1970. 0 or absent: with the connection. In the past: at once.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(range(max = TIME_MAX))]
     expire_at: Option<u64>,
 }
@@ -70,26 +73,30 @@ pub(super) struct SubscribeRequest {
 #[derive(Debug, Deserialize, JsonSchema)]
 struct RecoverSince {
     /// Offset of the last publication that is known.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(range(max = OFFSET_MAX))]
-    offset: u64,
+    offset: Option<u64>,
     /// Epoch of that offset; empty: whichever the channel has.
-    #[serde(default)]
-    epoch: String,
+    epoch: Option<String>,
 }
 
 /// Options of one subscription.
 #[derive(Debug, Deserialize, JsonSchema)]
 struct Override {
     /// Whether it takes part in presence.
+    #[serde(default, deserialize_with = "optional_object")]
     presence: Option<BoolValue>,
     /// Whether its coming and going is told.
+    #[serde(default, deserialize_with = "optional_object")]
     join_leave: Option<BoolValue>,
     /// Whether it hears of others' coming and going.
+    #[serde(default, deserialize_with = "optional_object")]
     force_push_join_leave: Option<BoolValue>,
     /// Whether it is told of losses.
+    #[serde(default, deserialize_with = "optional_object")]
     force_positioning: Option<BoolValue>,
     /// Whether it recovers.
+    #[serde(default, deserialize_with = "optional_object")]
     force_recovery: Option<BoolValue>,
 }
 
@@ -131,6 +138,7 @@ pub(super) struct DisconnectRequest {
     #[schemars(length(max = WHITELIST_MAX))]
     whitelist: Option<Vec<String>>,
     /// Code and reason of the close; absent: 3503 "force disconnect", after which SDKs do not come back.
+    #[serde(default, deserialize_with = "optional_object")]
     disconnect: Option<Disconnect>,
 }
 
@@ -138,13 +146,12 @@ pub(super) struct DisconnectRequest {
 #[derive(Debug, Deserialize, JsonSchema)]
 struct Disconnect {
     /// WebSocket close code, 3000 to 4999. SDKs come back unless it is 3500 to 3999 or 4500 to 4999. 0: 3503.
-    #[serde(default)]
-    #[schemars(extend("anyOf" = [{ "const": 0 }, { "minimum": 3000, "maximum": 4999 }]))]
-    code: u16,
+    #[serde(default, deserialize_with = "whole")]
+    #[schemars(extend("anyOf" = [{ "type": "null" }, { "const": 0 }, { "minimum": 3000, "maximum": 4999 }]))]
+    code: Option<u16>,
     /// Text of the close, at most 123 bytes. It does not begin like JSON. Empty: "force disconnect".
-    #[serde(default)]
     #[schemars(regex(pattern = REASON))]
-    reason: String,
+    reason: Option<String>,
 }
 
 /// Changes when a user's connections expire.
@@ -161,6 +168,7 @@ pub(super) struct RefreshRequest {
     /// They have expired: close them with 3005.
     expired: Option<bool>,
     /// When they expire, in seconds since 1970. 0 or absent: never. In the past: at once.
+    #[serde(default, deserialize_with = "whole")]
     #[schemars(range(max = TIME_MAX))]
     expire_at: Option<u64>,
     /// New JSON that others see beside the user; absent: as it was.
@@ -222,7 +230,7 @@ impl SubscribeRequest {
             overrides: self.overrides.map(Override::into_engine).unwrap_or_default(),
             expires_in_ms: expires_in_ms(self.expire_at)?,
         };
-        let recover = self.recover_since.map(|since| since_of(since.offset, &since.epoch)).transpose()?;
+        let recover = self.recover_since.map(|since| since_of(since.offset, since.epoch)).transpose()?;
         Ok((who, UserOrder::Subscribe { subscription, recover }))
     }
 }
@@ -277,13 +285,13 @@ impl DisconnectRequest {
         }
         let (mut code, mut reason) = (DISCONNECTED.0, DISCONNECTED.1.into());
         if let Some(given) = self.disconnect {
-            match given.code {
+            match given.code.unwrap_or_default() {
                 0 => {}
-                3000..=4999 => code = given.code,
+                given @ 3000..=4999 => code = given,
                 _ => return Err(ApiError::bad_request("disconnect.code must be 3000 to 4999")),
             }
-            if !given.reason.is_empty() {
-                reason = checked_reason(given.reason)?;
+            if let Some(given) = given.reason.filter(|reason| !reason.is_empty()) {
+                reason = checked_reason(given)?;
             }
         }
         let whitelist = whitelist.into_iter().map(String::into_boxed_str).collect();
@@ -380,11 +388,12 @@ fn bounded(bytes: Vec<u8>, asking: &Asking<'_>) -> Result<Box<[u8]>, ApiError> {
 ///
 /// # Errors
 /// The offset is larger than any.
-pub(super) fn since_of(offset: u64, epoch: &str) -> Result<Since, ApiError> {
+pub(super) fn since_of(offset: Option<u64>, epoch: Option<String>) -> Result<Since, ApiError> {
+    let (offset, epoch) = (offset.unwrap_or_default(), epoch.unwrap_or_default());
     if offset > OFFSET_MAX {
         return Err(ApiError::bad_request(format!("offset must be at most {OFFSET_MAX}")));
     }
-    let epoch = (!epoch.is_empty()).then(|| Epoch::parse(epoch).unwrap_or(Epoch { boot: 0, creation: 0 }));
+    let epoch = (!epoch.is_empty()).then(|| Epoch::parse(&epoch).unwrap_or(Epoch { boot: 0, creation: 0 }));
     Ok(Since { offset, epoch })
 }
 
@@ -424,8 +433,11 @@ mod tests {
 
     #[test]
     fn foreign_epochs_are_epochs_of_no_channel() {
-        assert_eq!(since_of(3, "").expect("is a position").epoch, None);
-        assert_eq!(since_of(3, "what?").expect("is a position").epoch, Some(Epoch { boot: 0, creation: 0 }));
-        assert!(since_of(OFFSET_MAX + 1, "").is_err());
+        assert_eq!(since_of(Some(3), None).expect("is a position").epoch, None);
+        assert_eq!(
+            since_of(Some(3), Some("what?".into())).expect("is a position").epoch,
+            Some(Epoch { boot: 0, creation: 0 })
+        );
+        assert!(since_of(Some(OFFSET_MAX + 1), None).is_err());
     }
 }

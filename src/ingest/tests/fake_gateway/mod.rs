@@ -6,7 +6,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 #![allow(clippy::disallowed_methods, reason = "a test has real time and threads of its own")]
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -14,7 +14,10 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ringway_wire::ingest::{self, Ack, ClientFrame, HelloOk, IngestError, Publish};
+use ringway_wire::ingest::{
+    self, Ack, Call, CallAnswer, CallBody, CallResult, ChannelClients, ClientEvent, ClientFrame, HelloOk, IngestError,
+    ListBuf, Member, PastPublication, Publish, Refusal, TakeEvents,
+};
 
 /// xorshift64*, so that a seed means the same everywhere.
 pub struct Random(pub u64);
@@ -90,6 +93,10 @@ pub struct Behaviour {
     pub ping: bool,
     /// Keep no publications, only answer.
     pub discard: bool,
+    /// What the hello's answer names, at most.
+    pub features: u32,
+    /// Cut a connection after at most this many acknowledged or answered events; 0: never.
+    pub cut_after_events_max: u64,
 }
 
 impl Default for Behaviour {
@@ -112,6 +119,8 @@ impl Default for Behaviour {
             fatal: None,
             ping: false,
             discard: false,
+            features: ingest::FEATURES,
+            cut_after_events_max: 0,
         }
     }
 }
@@ -129,8 +138,27 @@ pub struct Controls {
     pub pongs: AtomicU64,
     pub goodbyes: AtomicU64,
     pub outstanding_high: AtomicI64,
+    /// Events that no backend has acknowledged or answered, as frames by number.
+    pub events: Mutex<BTreeMap<u64, Vec<u8>>>,
+    /// What backends said to events: number and verdict, or nothing for an acknowledgement. In order.
+    pub replies: Mutex<Vec<(u64, Option<String>)>>,
+    /// Every choice of events that was received.
+    pub takes: Mutex<Vec<TakeEvents>>,
     violations: Mutex<Vec<String>>,
     stop: AtomicBool,
+}
+
+impl Controls {
+    /// Something that a client did; it is sent to whoever takes it until it is done.
+    pub fn event(&self, number: u64, event: &ClientEvent<'_>) {
+        let mut frame = Vec::new();
+        ingest::write_client_event(&mut frame, number, event).unwrap();
+        self.events.lock().unwrap().insert(number, frame);
+    }
+
+    pub fn replies(&self) -> Vec<(u64, Option<String>)> {
+        self.replies.lock().unwrap().clone()
+    }
 }
 
 pub struct Gateway {
@@ -168,6 +196,9 @@ impl Gateway {
                     outstanding: HashMap::new(),
                     outstanding_bytes: 0,
                     pending: Vec::new(),
+                    take: None,
+                    events_sent: BTreeSet::new(),
+                    events_done: 0,
                 };
                 connections.push(std::thread::spawn(move || connection.run()));
             }
@@ -215,6 +246,9 @@ struct Connection {
     outstanding: HashMap<u64, i64>,
     outstanding_bytes: i64,
     pending: Vec<Ack>,
+    take: Option<TakeEvents>,
+    events_sent: BTreeSet<u64>,
+    events_done: u64,
 }
 
 /// What to do with the connection after a publish.
@@ -227,10 +261,8 @@ impl Connection {
     fn run(mut self) {
         self.stream.set_nodelay(true).unwrap();
         self.stream.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
-        let cut_after = match self.behaviour.cut_after_max {
-            0 => u64::MAX,
-            max => 1 + self.random.below(max),
-        };
+        let cut_after = self.up_to(self.behaviour.cut_after_max);
+        let cut_after_events = self.up_to(self.behaviour.cut_after_events_max);
         let (mut buffer, mut filled) = (vec![0; 2 * 1024 * 1024], 0);
         let (mut greeted, mut publishes) = (false, 0);
         let mut left_at = None;
@@ -288,6 +320,16 @@ impl Connection {
                         self.controls.goodbyes.fetch_add(1, Ordering::Relaxed);
                         Then::End
                     }
+                    ClientFrame::TakeEvents(take) => {
+                        self.controls.takes.lock().unwrap().push(take);
+                        self.take = Some(take).filter(|take| !take.kinds.is_empty());
+                        Then::GoOn
+                    }
+                    ClientFrame::EventAck { event } => self.event_done(event, None, cut_after_events),
+                    ClientFrame::EventAnswer { event, verdict } => {
+                        self.event_done(event, Some(format!("{verdict:?}")), cut_after_events)
+                    }
+                    ClientFrame::Call(call) => call_answer(&call, &mut replies),
                     other => panic!("{other:?}"),
                 };
                 if matches!(then, Then::End) {
@@ -302,6 +344,7 @@ impl Connection {
             filled -= used;
             self.flush_acks(!self.behaviour.shuffle);
             self.change_credit(&mut replies);
+            self.send_events(&mut replies);
             if self.behaviour.leave_after > 0 && publishes >= self.behaviour.leave_after && left_at.is_none() {
                 left_at = Some(Instant::now());
                 let addresses: Vec<&str> = self.behaviour.leave_to.iter().map(String::as_str).collect();
@@ -309,6 +352,11 @@ impl Connection {
             }
             self.send(&replies);
         }
+    }
+
+    /// A number from 1 to `max`; without end for 0.
+    fn up_to(&mut self, max: u64) -> u64 {
+        if max == 0 { u64::MAX } else { 1 + self.random.below(max) }
     }
 
     fn send(&mut self, bytes: &[u8]) {
@@ -329,7 +377,7 @@ impl Connection {
                 &mut out,
                 &HelloOk {
                     version: hello.version_max,
-                    features: 0,
+                    features: hello.features & self.behaviour.features,
                     boot: 77,
                     credit_messages: self.behaviour.credit_messages,
                     credit_bytes: self.behaviour.credit_bytes,
@@ -438,7 +486,68 @@ impl Connection {
         }
     }
 
+    /// Every event that was not sent here before, if any are wanted.
+    fn send_events(&mut self, replies: &mut Vec<u8>) {
+        if self.take.is_none() {
+            return;
+        }
+        for (number, frame) in self.controls.events.lock().unwrap().iter() {
+            if self.events_sent.insert(*number) {
+                replies.extend_from_slice(frame);
+            }
+        }
+    }
+
+    fn event_done(&mut self, event: u64, verdict: Option<String>, cut_after: u64) -> Then {
+        if !self.events_sent.contains(&event) {
+            self.violation(format!("event {event} was not sent here"));
+        }
+        self.events_done += 1;
+        if self.events_done == cut_after && self.random.below(2) == 0 {
+            return Then::End; // before it counts
+        }
+        if self.controls.events.lock().unwrap().remove(&event).is_none() {
+            self.violation(format!("event {event} was done twice"));
+        }
+        self.controls.replies.lock().unwrap().push((event, verdict));
+        if self.events_done == cut_after { Then::End } else { Then::GoOn }
+    }
+
     fn violation(&self, text: String) {
         self.controls.violations.lock().unwrap().push(text);
     }
+}
+
+/// Answers calls by their channel or user: `refuse` is refused, `cut` ends the connection, `mute` gets no answer, all
+/// else a fixed answer.
+fn call_answer(call: &Call<'_>, replies: &mut Vec<u8>) -> Then {
+    let (mut members, mut publications, mut channels) = (ListBuf::new(), ListBuf::new(), ListBuf::new());
+    let member = Member { client: "c-1", user: "ann", conn_info: b"1", chan_info: b"" };
+    members.push(&member).unwrap();
+    publications.push(&PastPublication { offset: 8, publisher: Some(member), data: b"[8]" }).unwrap();
+    publications.push(&PastPublication { offset: 9, publisher: None, data: b"[9]" }).unwrap();
+    channels.push(&ChannelClients { channel: "news", clients: 3 }).unwrap();
+    let (about, result) = match call.what {
+        CallBody::Presence { channel } => (channel, CallResult::Presence(members.list())),
+        CallBody::PresenceStats { channel } => (channel, CallResult::PresenceStats { clients: 3, users: 2 }),
+        CallBody::History { channel, .. } => {
+            let publications = publications.list();
+            (channel, CallResult::History { epoch: (255, 1), offset: 9, publications })
+        }
+        CallBody::HistoryRemove { channel } => (channel, CallResult::Removed),
+        CallBody::Subscribe { user, .. }
+        | CallBody::Unsubscribe { user, .. }
+        | CallBody::Disconnect { user, .. }
+        | CallBody::Refresh { user, .. }
+        | CallBody::Message { user, .. } => (user, CallResult::User { shards: user.len() as u16 }),
+        CallBody::Channels { pattern, .. } => (pattern, CallResult::Channels { total: 7, channels: channels.list() }),
+    };
+    let result = match about {
+        "cut" => return Then::End,
+        "mute" => return Then::GoOn,
+        "refuse" => CallResult::Refused(Refusal::of(IngestError::NotAvailable)),
+        _ => result,
+    };
+    ingest::write_call_answer(replies, &CallAnswer { call: call.call, result }).unwrap();
+    Then::GoOn
 }

@@ -1,0 +1,7 @@
+//! libFuzzer target: compressed messages and offers of permessage-deflate. The body is shared with the replay test.
+#![no_main]
+
+#[path = "../../fuzz_bodies/deflate.rs"]
+mod body;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| body::run(data));
