@@ -4,6 +4,7 @@
 #   make test                   everything: set-up, format, lints, unit, end-to-end, SDK and browser tests, loom, scripts
 #   make fuzz                   every fuzz target for FUZZ_SECONDS (60) on nightly
 #   make million-publications   1,000,000 ingest publications over 1,000 channels, counted by SDK clients
+#   make cut-200                200 cuts of an SDK client under 2,000 publications a second, in both encodings
 #   make bench                  micro benches; make bench-fanout: Ringway, the floor and Bun side by side
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,7 +18,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications bench bench-micro bench-fanout clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -83,6 +84,9 @@ deny:
 # RATE=publications per second in all (15000).
 million-publications: tools sdk binary
 	cargo test -p ringway-tests --test sdk -- --ignored --nocapture --exact a_million_publications
+
+cut-200: tools sdk binary
+	cargo test -p ringway-tests --test sdk_behaviours -- --ignored --nocapture cut_200_times
 
 bench: bench-micro
 

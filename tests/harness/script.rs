@@ -54,11 +54,21 @@ impl Script {
 
     /// Runs a script to its end; restarts `server` when it asks. Gives what it printed.
     pub fn run(server: &mut Server, words: &[&str], within: Duration) -> String {
-        let mut script = Script::start(server, words);
-        script.serve(within, |request| match request {
+        Self::run_with(server, words, within, |server, request| match request {
             "@restart" => server.restart(),
             other => panic!("an unknown request: {other}"),
-        });
+        })
+    }
+
+    /// Runs a script to its end, with an answer to whatever it asks. Gives what it printed.
+    pub fn run_with(
+        server: &mut Server,
+        words: &[&str],
+        within: Duration,
+        mut answer: impl FnMut(&mut Server, &str),
+    ) -> String {
+        let mut script = Script::start(server, words);
+        script.serve(within, |request| answer(server, request));
         script.said.clone()
     }
 

@@ -3,13 +3,16 @@ proxy that can cut its connections. Every failed check is an exception, so a scr
 reached its end."""
 
 import asyncio
+import base64
+import hashlib
+import hmac
 import json
 import os
 import sys
 import time
 import urllib.request
 
-from centrifuge import Client, ClientEventHandler, SubscriptionEventHandler
+from centrifuge import CentrifugeError, Client, ClientEventHandler, SubscriptionEventHandler
 
 PATIENCE_S = 20.0
 
@@ -32,6 +35,19 @@ class ClientEvents(ClientEventHandler):
         self.connecting = []
         self.connected = []
         self.disconnected = []
+        # Server-side subscriptions: contexts, channels, and (channel, publication).
+        self.subscribed = []
+        self.unsubscribed = []
+        self.seen = []
+
+    async def on_subscribed(self, ctx):
+        self.subscribed.append(ctx)
+
+    async def on_unsubscribed(self, ctx):
+        self.unsubscribed.append(ctx.channel)
+
+    async def on_publication(self, ctx):
+        self.seen.append((ctx.channel, ctx.pub))
 
     async def on_connecting(self, ctx):
         self.connecting.append(ctx)
@@ -49,6 +65,14 @@ class SubscriptionEvents(SubscriptionEventHandler):
         self.subscribed = []
         self.unsubscribed = []
         self.seen = []
+        # `+<user>` and `-<user>`.
+        self.comings = []
+
+    async def on_join(self, ctx):
+        self.comings.append(f"+{ctx.info.user}")
+
+    async def on_leave(self, ctx):
+        self.comings.append(f"-{ctx.info.user}")
 
     async def on_subscribed(self, ctx):
         self.subscribed.append(ctx)
@@ -76,16 +100,24 @@ class Encoding:
     def read(self, value):
         return json.loads(value) if self.protobuf else value
 
-    async def connected(self, url=WS_URL):
+    def client(self, url=WS_URL, **options):
         events = ClientEvents()
-        client = Client(url, events=events, use_protobuf=self.protobuf, min_reconnect_delay=0.1, max_reconnect_delay=0.5)
+        options = {"min_reconnect_delay": 0.1, "max_reconnect_delay": 0.5} | options
+        return Client(url, events=events, use_protobuf=self.protobuf, **options), events
+
+    async def connected(self, url=WS_URL, **options):
+        client, events = self.client(url, **options)
         await client.connect()
         await client.ready(PATIENCE_S)
         return client, events
 
-    async def subscribed(self, client, channel):
+    async def connected_as(self, user, url=WS_URL, info=None, **options):
+        claims = {"sub": user} if info is None else {"sub": user, "info": info}
+        return await self.connected(url, token=token(claims), **options)
+
+    async def subscribed(self, client, channel, **options):
         events = SubscriptionEvents(self.read)
-        sub = client.new_subscription(channel, events=events)
+        sub = client.new_subscription(channel, events=events, **options)
         await sub.subscribe()
         await sub.ready(PATIENCE_S)
         await until(lambda: events.subscribed, f"subscribed to {channel}")
@@ -99,10 +131,42 @@ async def until(condition, what, seconds=PATIENCE_S):
         await asyncio.sleep(0.01)
 
 
-def _api_publish(channel, data):
+async def refused(work):
+    """The code of the error that a request must end with."""
+    try:
+        await work
+    except CentrifugeError as error:
+        return error.code
+    raise AssertionError("it was not refused")
+
+
+async def subscribe_refused(client, channel, **options):
+    """The code that a subscribe is refused with."""
+    events = SubscriptionEvents(None)
+    sub = client.new_subscription(channel, events=events, **options)
+    await sub.subscribe()
+    await until(lambda: events.unsubscribed, f"the refusal of {channel}")
+    client.remove_subscription(sub)
+    return events.unsubscribed[0].code
+
+
+SECRET = "dev"
+
+
+def token(claims, secret=SECRET):
+    """A token with these claims, signed with the secret of `--dev` or another."""
+
+    def text(data):
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+    signed = ".".join(text(json.dumps(part).encode()) for part in ({"alg": "HS256", "typ": "JWT"}, claims))
+    return f"{signed}.{text(hmac.digest(secret.encode(), signed.encode(), hashlib.sha256))}"
+
+
+def _api(method, parameters):
     request = urllib.request.Request(
-        f"{CONTROL_URL}/api/publish",
-        data=json.dumps({"channel": channel, "data": data}).encode(),
+        f"{CONTROL_URL}/api/{method}",
+        data=json.dumps(parameters).encode(),
         headers={"Content-Type": "application/json", "X-API-Key": API_KEY},
     )
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -112,8 +176,19 @@ def _api_publish(channel, data):
     return answer["result"]
 
 
+async def api(method, **parameters):
+    """A call of the HTTP API; gives its result."""
+    return await asyncio.to_thread(_api, method, parameters)
+
+
 async def api_publish(channel, data):
-    return await asyncio.to_thread(_api_publish, channel, data)
+    return await api("publish", channel=channel, data=data)
+
+
+async def api_count(channel, count, start=1):
+    """Publishes `start`, `start` + 1, … over the HTTP API."""
+    for n in range(start, start + count):
+        await api_publish(channel, n)
 
 
 class CutProxy:
@@ -122,6 +197,7 @@ class CutProxy:
     def __init__(self):
         self.writers = set()
         self.open = True
+        self.era = 0
 
     async def start(self):
         self.server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -135,19 +211,27 @@ class CutProxy:
             return
         far_reader, far_writer = await asyncio.open_connection(CLIENT_HOST, int(CLIENT_PORT))
         self.writers |= {writer, far_writer}
-        await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
+        era = self.era
+        await asyncio.gather(self._pump(reader, far_writer, era), self._pump(far_reader, writer, era))
         self.writers -= {writer, far_writer}
 
-    @staticmethod
-    async def _pump(reader, writer):
+    async def _pump(self, reader, writer, era):
         try:
             while chunk := await reader.read(65536):
-                writer.write(chunk)
-                await writer.drain()
+                if self.era == era:
+                    writer.write(chunk)
+                    await writer.drain()
         except OSError:
             pass
         finally:
-            writer.close()
+            # A peer of a silent pair must not hear that the other one is gone.
+            if self.era == era:
+                writer.close()
+
+    def silence(self):
+        """Both sides keep their connections, and nothing passes any more: a half-open peer. New connections are let
+        through unless the proxy is shut."""
+        self.era += 1
 
     def cut(self):
         self.open = False

@@ -165,7 +165,10 @@ impl Shard {
             self.tell_connected(conn, &opening);
         }
         if self.release(conn, opening.behind) {
-            self.client_commands(conn, form, &opening.rest);
+            // Nothing behind it is no message; an empty one would be refused.
+            if !opening.rest.is_empty() {
+                self.client_commands(conn, form, &opening.rest);
+            }
             // What had been received behind that message.
             self.received(conn, &mut []);
         }
