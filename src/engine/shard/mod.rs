@@ -400,15 +400,27 @@ impl Shard {
         })
     }
 
-    /// Wraps the collected replies into one WebSocket message and queues it.
+    /// Wraps the collected replies into one WebSocket message and queues it. A client that only listens gets a message
+    /// for each, since it may take one for one JSON value.
     fn send_replies(&mut self, conn: ConnId, form: Form) {
         if self.replies.is_empty() {
             return;
         }
-        self.frame.clear();
-        write_server_header(&mut self.frame, opcode(form), self.replies.len());
-        self.frame.extend_from_slice(&self.replies);
+        let replies = core::mem::take(&mut self.replies);
+        if self.session(conn).is_some_and(|session| session.uni) {
+            // In JSON form a newline stands between pushes and nowhere else.
+            replies.split(|byte| *byte == b'\n').for_each(|push| self.send_message(conn, form, push));
+        } else {
+            self.send_message(conn, form, &replies);
+        }
+        self.replies = replies;
         self.replies.clear();
+    }
+
+    fn send_message(&mut self, conn: ConnId, form: Form, message: &[u8]) {
+        self.frame.clear();
+        write_server_header(&mut self.frame, opcode(form), message.len());
+        self.frame.extend_from_slice(message);
         let frame = Frame::from_bytes(&self.frame);
         self.send(conn, frame);
     }
