@@ -100,6 +100,10 @@ impl Shard {
 
     /// Closes the connections that came with a token that was revoked.
     pub(super) fn revoke_token(&mut self, token_id: &str) {
+        // No id is not an id that many have.
+        if token_id.is_empty() {
+            return;
+        }
         let revoked: Vec<ConnId> = (0..self.connections.slots())
             .filter_map(|slot| match self.connections.at(slot)? {
                 (generation, Connection { phase: Phase::Client(session), .. }) => {
