@@ -157,7 +157,8 @@ fn reload(script: &str) {
     let file = std::env::temp_dir().join(format!("ringway-{script}-{}.toml", std::process::id()));
     let write = |text: &str| {
         let beside = file.with_extension("new");
-        std::fs::write(&beside, format!("[namespace]\ncatch_all = false\n{text}")).expect("the temporary folder is writable");
+        std::fs::write(&beside, format!("[namespace]\ncatch_all = false\n{text}"))
+            .expect("the temporary folder is writable");
         std::fs::rename(&beside, &file).expect("a rename within a folder");
     };
     for encoding in ["json", "protobuf"] {
