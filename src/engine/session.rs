@@ -36,6 +36,8 @@ pub struct Session {
     pub deflate: bool,
     /// It only listens: pushes stand alone, and it sends nothing but its connect request.
     pub uni: bool,
+    /// It understands pushes that carry a number in place of their channel's name, if it offers to take them.
+    pub takes_numbers: bool,
     /// How far it has come.
     pub stage: Stage,
     /// What its timer does next.
@@ -59,6 +61,12 @@ pub struct Session {
     /// How much it may publish now, for each namespace with a limit that it has published to.
     publish_rates: Vec<(NamespaceId, TokenBucket)>,
 }
+
+/// How Protobuf SDKs that understand numbers in place of channel names call themselves, unless the application names
+/// them otherwise (it then gets names, which always work). The JavaScript SDK in Protobuf must not be here: it offers to
+/// take numbers and then drops each such push, since it compares two objects of 64-bit integers by identity
+/// (npm `centrifuge` 5.8.0).
+const NUMBERED_PROTOBUF_CLIENTS: [&str; 6] = ["csharp", "dart", "go", "java", "python", "swift"];
 
 /// How far a client has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -401,6 +409,7 @@ impl Session {
             form,
             deflate,
             uni: false,
+            takes_numbers: false,
             stage: Stage::New,
             ping: PingState::Resting,
             awaiting_pong: false,
@@ -418,6 +427,11 @@ impl Session {
     /// A client that has just upgraded on the unidirectional path.
     pub fn new_uni(deflate: bool) -> Self {
         Session { uni: true, ..Session::new(Form::Json, deflate) }
+    }
+
+    /// Notes the name of its software.
+    pub fn software_is(&mut self, name: &str) {
+        self.takes_numbers = self.form == Form::Json || NUMBERED_PROTOBUF_CLIENTS.contains(&name);
     }
 
     /// In which encoding its subscriptions take publications, before they ask for more.

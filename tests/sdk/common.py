@@ -212,7 +212,11 @@ class CutProxy:
         far_reader, far_writer = await asyncio.open_connection(CLIENT_HOST, int(CLIENT_PORT))
         self.writers |= {writer, far_writer}
         era = self.era
-        await asyncio.gather(self._pump(reader, far_writer, era), self._pump(far_reader, writer, era))
+        try:
+            await asyncio.gather(self._pump(reader, far_writer, era), self._pump(far_reader, writer, era))
+        except asyncio.CancelledError:
+            # The end of the script. The callback of asyncio.start_server would complain.
+            pass
         self.writers -= {writer, far_writer}
 
     async def _pump(self, reader, writer, era):

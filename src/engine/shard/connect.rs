@@ -41,6 +41,7 @@ impl Shard {
             from: RecoverFrom { offset: sub.offset, epoch: epoch(&sub.epoch) },
         });
         session.stage = Stage::Opening;
+        session.software_is(&request.name);
         let mut opening = Opening { command: id, known: known.collect(), ..Opening::default() };
         if told {
             opening.name = (&*request.name).into();

@@ -58,6 +58,7 @@ impl Shard {
         let delta = rules.delta && *request.delta == *"fossil";
         let compact = request.flag & SubscribeCommand::FLAG_COMPACTION != 0;
         let Some(session) = self.session_mut(conn) else { return };
+        let compact = compact && session.takes_numbers;
         let variant = session.variant().with_join_leave(join_leave).with_delta(delta).with_compact(compact);
         let asked = Asked {
             answer_to: AnswerTo::Command(id),
