@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 
 use zlib_rs::{Deflate, DeflateFlush};
 
-use super::{TAIL, WINDOW_BITS};
+use super::{SERVER_WINDOW_BITS, TAIL};
 use crate::frame::{Opcode, write_compressed_server_header, write_server_header};
 
 /// How hard is tried, 1 to 9. Broadcasts are compressed once and sent many times, so bytes count for more than work, as
@@ -41,7 +41,7 @@ pub struct Compressor {
 }
 
 impl Compressor {
-    /// A compressor that takes its memory, about 330 KiB, when it is first used.
+    /// A compressor that takes its memory, about 260 KiB, when it is first used.
     pub const fn new() -> Self {
         Compressor { stream: None, payload: Vec::new() }
     }
@@ -52,7 +52,7 @@ impl Compressor {
     /// It may be longer than the payload, by [about five bytes per 16 KiB](https://www.zlib.net/zlib_tech.html); an
     /// empty payload gives one byte (RFC 7692 §7.2.3.6).
     pub fn compress(&mut self, payload: &[u8], out: &mut Vec<u8>) {
-        let stream = self.stream.get_or_insert_with(|| Box::new(Deflate::new(LEVEL, false, WINDOW_BITS)));
+        let stream = self.stream.get_or_insert_with(|| Box::new(Deflate::new(LEVEL, false, SERVER_WINDOW_BITS)));
         stream.reset();
         let start = out.len();
         let mut filled = start;

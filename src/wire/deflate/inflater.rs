@@ -12,7 +12,7 @@ use alloc::vec::Vec;
 
 use zlib_rs::{Inflate, InflateFlush, Status};
 
-use super::{TAIL, WINDOW_BITS};
+use super::{CLIENT_WINDOW_BITS, TAIL};
 
 /// Bytes that a message may inflate to whatever its ratio: a few zeros in a row are no attack.
 pub const RATIO_EXEMPT_BYTES: usize = 64 * 1024;
@@ -91,7 +91,7 @@ impl Inflater {
     pub fn inflate(&mut self, payload: &[u8], limits: &InflateLimits) -> Result<&mut [u8], InflateError> {
         let parts = self.0.get_or_insert_with(|| {
             Box::new(Parts {
-                stream: Inflate::new(false, WINDOW_BITS),
+                stream: Inflate::new(false, CLIENT_WINDOW_BITS),
                 buffer: Vec::new(),
                 totals: InflateTotals::default(),
             })

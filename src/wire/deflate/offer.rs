@@ -7,7 +7,7 @@
 
 use alloc::vec::Vec;
 
-use super::WINDOW_BITS;
+use super::SERVER_WINDOW_BITS;
 
 /// The extension's name (§7).
 const NAME: &[u8] = b"permessage-deflate";
@@ -25,8 +25,8 @@ impl Deflate {
         out.extend_from_slice(NAME);
         out.extend_from_slice(b"; server_no_context_takeover; client_no_context_takeover");
         if self.names_window {
-            const { assert!(WINDOW_BITS == 15) };
-            out.extend_from_slice(b"; server_max_window_bits=15");
+            const { assert!(SERVER_WINDOW_BITS == 12) };
+            out.extend_from_slice(b"; server_max_window_bits=12");
         }
     }
 }
@@ -61,7 +61,10 @@ fn parse(offer: &[u8]) -> Option<Deflate> {
             b"server_no_context_takeover" => (&mut seen.server_no_context_takeover, value.is_none()),
             b"client_no_context_takeover" => (&mut seen.client_no_context_takeover, value.is_none()),
             // One frame serves all connections, so all must take the window it was made with.
-            b"server_max_window_bits" => (&mut seen.server_max_window_bits, value.and_then(bits) == Some(WINDOW_BITS)),
+            b"server_max_window_bits" => {
+                let fits = value.and_then(bits).is_some_and(|bits| bits >= SERVER_WINDOW_BITS);
+                (&mut seen.server_max_window_bits, fits)
+            }
             // A hint, with or without a value (§7.1.2.2): the inflater takes any window.
             b"client_max_window_bits" => {
                 (&mut seen.client_max_window_bits, value.is_none_or(|value| bits(value).is_some()))

@@ -105,6 +105,19 @@ fn one_payload_gives_one_output() {
     assert_eq!(foreign_inflated(&first, 4_000), json(3_000));
 }
 
+/// A client that was told so has a window of this size and no more.
+#[test]
+fn no_distance_is_longer_than_the_window() {
+    let unique =
+        |seed: u32| (0..3_000_u32).flat_map(move |at| ((at * 7919) ^ seed).wrapping_mul(2_654_435_761).to_be_bytes());
+    // What repeats after 12,000 bytes is out of the window's reach, and not made shorter.
+    let far: Vec<u8> = unique(1).chain(unique(1)).collect();
+    assert!(far.len() > 2 << SERVER_WINDOW_BITS);
+    assert!(compressed(&far).len() > far.len() * 9 / 10, "{} of {}", compressed(&far).len(), far.len());
+    let foreign = foreign_compressed(&far, 6);
+    assert!(foreign.len() < far.len() * 6 / 10, "a larger window would have found it: {}", foreign.len());
+}
+
 #[test]
 fn frames_are_compressed_when_that_makes_them_smaller() {
     let (mut compressor, mut inflater, mut out) = (Compressor::new(), Inflater::new(), Vec::new());
@@ -233,15 +246,16 @@ fn accepted(value: &str) -> Option<String> {
 fn offers_that_are_accepted() {
     const PLAIN: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
     const WINDOW: &str =
-        "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=15";
+        "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=12";
     for (offer, answer) in [
         ("permessage-deflate", PLAIN),
-        // Browsers; node's ws; Python's websockets.
+        // Browsers, node's ws and Python's websockets; one that saves memory; Go's gorilla.
         ("permessage-deflate; client_max_window_bits", PLAIN),
-        ("permessage-deflate; client_max_window_bits=12", PLAIN),
-        ("permessage-deflate; server_max_window_bits=12, permessage-deflate", PLAIN),
+        ("permessage-deflate; server_max_window_bits=12; client_max_window_bits=12", WINDOW),
         ("permessage-deflate; server_no_context_takeover; client_no_context_takeover", PLAIN),
         ("  permessage-deflate\t;client_max_window_bits = 8 ", PLAIN),
+        ("permessage-deflate; client_max_window_bits=12", PLAIN),
+        ("permessage-deflate; server_max_window_bits=13", WINDOW),
         ("permessage-deflate; server_max_window_bits=15; client_max_window_bits=15", WINDOW),
         ("permessage-deflate; server_max_window_bits=\"15\"", WINDOW),
         ("permessage-deflate; server_max_window_bits=\"1\\5\"", WINDOW),
@@ -270,7 +284,7 @@ fn offers_that_are_declined() {
         "foo; bar=\"permessage-deflate, permessage-deflate",
         // The window of a shared frame is not the client's to choose.
         "permessage-deflate; server_max_window_bits=8",
-        "permessage-deflate; server_max_window_bits=14",
+        "permessage-deflate; server_max_window_bits=11",
         // Parameters that are not what §7.1 allows.
         "permessage-deflate; server_max_window_bits",
         "permessage-deflate; server_max_window_bits=",
