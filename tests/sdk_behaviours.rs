@@ -122,7 +122,7 @@ fn server_api_node() {
 
 #[test]
 fn server_api_python() {
-    run("server_api.py", 4, &[]);
+    run("server_api.py", 5, &[]);
 }
 
 #[test]
