@@ -220,9 +220,9 @@ fn a_full_queue_gets_the_newest_rules_once_it_has_room() {
     assert_eq!(node.behind(), [0, 1, 2], "three more than two places");
     let size = |rules: &Arc<Namespaces>| rules.resolve("a").unwrap().1.history_size;
     let sizes = |shard| node.rules(shard).iter().map(size).collect::<Vec<_>>();
-    assert_eq!((sizes(0), sizes(1)), (vec![1, 2], vec![3, 4]));
+    assert_eq!((sizes(0), sizes(1), sizes(2)), (vec![1, 2], vec![3, 4], vec![3, 4]));
     assert!(node.reloader.offer(&mut node.reloader.running()));
-    assert_eq!((sizes(0), sizes(1), node.behind()), (vec![5], vec![5], vec![]));
+    assert_eq!((sizes(0), sizes(1), sizes(2), node.behind()), (vec![5], vec![5], vec![5], vec![]));
     assert!(node.reloader.offer(&mut node.reloader.running()));
     assert!(sizes(0).is_empty(), "given once");
 }
