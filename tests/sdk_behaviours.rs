@@ -122,7 +122,7 @@ fn server_api_node() {
 
 #[test]
 fn server_api_python() {
-    run("server_api.py", 4, &[]);
+    run("server_api.py", 5, &[]);
 }
 
 #[test]
@@ -258,7 +258,7 @@ fn cut_for_longer_than_history_says_so() {
 }
 
 #[test]
-#[ignore = "takes a quarter of an hour; `make cut-200` runs it"]
+#[ignore = "takes minutes; `make cut-200` runs it"]
 fn cut_200_times_loses_nothing() {
     cut("flood", 200, "lossless");
 }

@@ -704,6 +704,17 @@ mod tests {
     use alloc::string::ToString;
 
     #[test]
+    fn numbers_only_for_clients_known_to_understand_them() {
+        let takes = |form, name| {
+            let mut session = Session::new(form, false);
+            session.software_is(name);
+            session.takes_numbers
+        };
+        assert!(takes(Form::Json, "js") && takes(Form::Json, "anything") && takes(Form::Protobuf, "python"));
+        assert!(!takes(Form::Protobuf, "js") && !takes(Form::Protobuf, "my application") && !takes(Form::Protobuf, ""));
+    }
+
+    #[test]
     fn client_ids_differ_in_every_part() {
         let conn = |slot, generation| ConnId { slot, generation };
         let ids = [

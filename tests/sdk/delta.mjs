@@ -15,7 +15,7 @@ class Noting extends WebSocket {
   constructor(...args) {
     super(...args);
     this.on('message', (data, binary) => {
-      Noting.bytes += data.length;
+      Noting.bytes += data.byteLength ?? data.length;
       if (!binary) Noting.texts.push(...data.toString().split('\n'));
     });
   }
