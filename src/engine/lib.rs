@@ -10,7 +10,7 @@
 //! | `shard` | all state of one core; moves values between the stages below |
 //! | `handshake` | 2 admits or refuses an upgrade |
 //! | `connection` | 3 what a connection is at the moment |
-//! | `session`, `ingest_session` | 4 what a client or a backend is and may |
+//! | `session`, `subscription`, `ingest_session` | 4 what a client or a backend is and may |
 //! | `namespace`, `authorize` | 4 channel name → rules; who may what |
 //! | `route` | 5 channel → owning core |
 //! | `owner`, `dedup` | 6 offset, epoch, history, interested cores, repeated keys |
@@ -64,6 +64,7 @@ pub mod seam;
 pub mod session;
 pub mod shard;
 pub mod slots;
+pub mod subscription;
 pub mod timers;
 pub mod tokens;
 pub mod users;

@@ -30,7 +30,7 @@ const KEPT_FRAMES_PASSED_MAX: u32 = 256;
 
 const NONE: u32 = u32::MAX;
 
-/// A connection's queue; 20 bytes when idle, and nothing else.
+/// A connection's queue; 24 bytes when idle, and nothing else.
 #[derive(Debug)]
 pub struct Queue {
     head: u32,
@@ -45,23 +45,22 @@ pub struct Queue {
     pub listed: bool,
     /// Nothing is written until something that belongs in front has been inserted.
     pub held: bool,
-}
-
-/// A place in a held queue: behind what it held when it was stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Behind(u32);
-
-impl Default for Behind {
-    /// In front of everything.
-    fn default() -> Self {
-        Behind(NONE)
-    }
+    /// Where that belongs: behind this node, or in front of all.
+    held_behind: u32,
 }
 
 impl Queue {
     /// Nothing waits.
-    pub const EMPTY: Queue =
-        Queue { head: NONE, tail: NONE, bytes: 0, sent: 0, blocked: false, listed: false, held: false };
+    pub const EMPTY: Queue = Queue {
+        head: NONE,
+        tail: NONE,
+        bytes: 0,
+        sent: 0,
+        blocked: false,
+        listed: false,
+        held: false,
+        held_behind: NONE,
+    };
 
     /// Whether nothing waits.
     #[inline]
@@ -147,21 +146,22 @@ impl Outboxes {
         }
     }
 
-    /// Stops a queue from being written; returns where it ends.
-    pub const fn hold(queue: &mut Queue) -> Behind {
+    /// Stops a queue from being written.
+    pub const fn hold(queue: &mut Queue) {
         queue.held = true;
-        Behind(queue.tail)
+        queue.held_behind = queue.tail;
     }
 
-    /// Lets a held queue go on, with a frame at the place where it ended then. Nothing of that may be droppable.
-    pub fn let_go(&mut self, queue: &mut Queue, behind: Behind, frame: Frame) {
+    /// Lets a held queue go on, with a frame at the place where it ended when it was stopped. Nothing in front of that
+    /// place may be droppable.
+    pub fn let_go(&mut self, queue: &mut Queue, frame: Frame) {
         queue.held = false;
         if queue.head == NONE {
             return self.push(queue, frame);
         }
         queue.bytes += frame.size_bytes() as u32;
         let index = self.node(frame, NONE);
-        let link = match self.nodes.get_mut(behind.0 as usize) {
+        let link = match self.nodes.get_mut(queue.held_behind as usize) {
             Some(node) => &mut node.next,
             None => &mut queue.head,
         };

@@ -14,7 +14,8 @@ use super::events::ClientEvent;
 use crate::connection::{Connection, Phase};
 use crate::ids::ConnId;
 use crate::metrics::Metric;
-use crate::session::{AskWhat, Decision, Session, SubscriptionState};
+use crate::session::{AskWhat, Decision, Session};
+use crate::subscription::SubscriptionState;
 
 impl Shard {
     pub(super) fn command(&mut self, conn: ConnId, form: Form, command: &Command<'_>) {

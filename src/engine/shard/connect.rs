@@ -29,7 +29,8 @@ use crate::ids::ConnId;
 use crate::lane_message::RecoverFrom;
 use crate::metrics::Metric;
 use crate::namespace::EventMode;
-use crate::session::{AnswerTo, AskWhat, Granted, Identity, Known, Opening, Stage, client_id, epoch};
+use crate::session::{AskWhat, Granted, Identity, Known, Opening, Stage, client_id, epoch};
+use crate::subscription::AnswerTo;
 use crate::tokens::{ConnectClaims, TokenAsk, TokenCheck, TokenError, TokenSubscription};
 
 impl Shard {
@@ -107,7 +108,7 @@ impl Shard {
         let Some(opening) = session.opening.take() else { return };
         let mut writer = ReplyWriter::resume(form, &mut self.replies);
         writer.error_custom(opening.command, refusal.code, refusal.message, refusal.temporary);
-        if !self.release(conn, opening.behind) {
+        if !self.release(conn) {
             self.send_replies(conn, form);
         }
     }
@@ -165,7 +166,7 @@ impl Shard {
         if self.options.access.connect_events == EventMode::Notify {
             self.tell_connected(conn, &opening);
         }
-        if self.release(conn, opening.behind) {
+        if self.release(conn) {
             // Nothing behind it is no message; an empty one would be refused.
             if !opening.rest.is_empty() {
                 self.client_commands(conn, form, &opening.rest);

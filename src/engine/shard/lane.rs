@@ -19,7 +19,7 @@ use crate::ids::{ConnId, CoreId};
 use crate::lane_message::{LaneMessage, LeaveRequest, Origin, PublishAnswer};
 use crate::metrics::Metric;
 use crate::seam::Note;
-use crate::session::{AnswerTo, Asked, Leaving, SubscriptionState};
+use crate::subscription::{AnswerTo, Asked, Leaving, SubscriptionState};
 
 impl Shard {
     pub(super) fn lane(&mut self, message: LaneMessage) {

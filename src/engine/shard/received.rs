@@ -20,7 +20,7 @@ use crate::frame::Frame;
 use crate::handshake::{self, Purpose};
 use crate::ids::ConnId;
 use crate::metrics::Metric;
-use crate::outbox::{Behind, Outboxes};
+use crate::outbox::Outboxes;
 use crate::publication::opcode;
 use crate::session::{Session, Stage};
 
@@ -321,13 +321,13 @@ impl Shard {
         };
         let Some(opening) = &mut session.opening else { return false };
         opening.rest = rest.to_vec();
-        opening.behind = Outboxes::hold(outbox);
+        Outboxes::hold(outbox);
         true
     }
 
     /// Sends the answer to the connect command, which is in `replies`, in front of what waited for it. False: nothing
     /// was held, and the answer goes out with the other replies.
-    pub(super) fn release(&mut self, conn: ConnId, behind: Behind) -> bool {
+    pub(super) fn release(&mut self, conn: ConnId) -> bool {
         let Some(form) = self.form_of(conn) else { return false };
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return false };
         if !connection.outbox.held {
@@ -337,7 +337,7 @@ impl Shard {
         write_server_header(&mut self.frame, opcode(form), self.replies.len());
         self.frame.extend_from_slice(&self.replies);
         self.replies.clear();
-        self.outboxes.let_go(&mut connection.outbox, behind, Frame::from_bytes(&self.frame));
+        self.outboxes.let_go(&mut connection.outbox, Frame::from_bytes(&self.frame));
         list(&mut self.to_write, conn.slot, connection);
         true
     }

@@ -11,7 +11,8 @@ use super::Shard;
 use super::subscribe::ttl_s;
 use crate::ids::ConnId;
 use crate::metrics::Metric;
-use crate::session::{AskWhat, SubscriptionExtra, client_id};
+use crate::session::{AskWhat, client_id};
+use crate::subscription::SubscriptionExtra;
 use crate::tokens::{ConnectClaims, SubscribeClaims, TokenAsk, TokenCheck, TokenError};
 
 /// Text of an unsubscribe push when a subscription has expired; the SDK fetches a new token and subscribes again.
@@ -127,7 +128,7 @@ impl Shard {
         while let Some((index, server_side)) = self.session(conn).and_then(|session| {
             let index = session.subscriptions.iter().position(|subscription| {
                 overdue(subscription.extra.as_ref().and_then(|extra| extra.expires_at_ms))
-                    && matches!(subscription.state, crate::session::SubscriptionState::Joined { .. })
+                    && matches!(subscription.state, crate::subscription::SubscriptionState::Joined { .. })
             })?;
             Some((index, session.subscriptions[index].traits.server_side))
         }) {

@@ -11,7 +11,7 @@ use crate::fanout::{Delivery, Lossy};
 use crate::metrics::Metric;
 use crate::namespace::SlowConsumer;
 use crate::outbox::{Mark, Outboxes, Queue};
-use crate::session::SubscriptionState;
+use crate::subscription::SubscriptionState;
 
 /// What was dropped since it was last settled. Kept and reused.
 #[derive(Debug, Default)]

@@ -30,9 +30,10 @@ use crate::lane_message::{
 use crate::metrics::Metric;
 use crate::namespace::{EventMode, NamespaceId};
 use crate::presence::Member;
-use crate::session::{
-    AnswerTo, AskWhat, Asked, Granted, Leaving, Right, SubscribeDecision, Subscription, SubscriptionExtra,
-    SubscriptionState, Traits, Wants, client_id, hears_join_leave, traits_of,
+use crate::session::{AskWhat, Granted, Right, SubscribeDecision, client_id};
+use crate::subscription::{
+    AnswerTo, Asked, Leaving, Subscription, SubscriptionExtra, SubscriptionState, Traits, Wants, hears_join_leave,
+    traits_of,
 };
 use crate::tokens::{Overrides, SubscribeClaims, TokenAsk, TokenCheck, TokenError, TokenSubscription};
 use crate::variant::Variant;

@@ -13,7 +13,8 @@ use crate::connection::{Connection, Phase};
 use crate::ids::ConnId;
 use crate::lane_message::{LaneMessage, RecoverFrom, UserPresence};
 use crate::metrics::Metric;
-use crate::session::{AnswerTo, client_id};
+use crate::session::client_id;
+use crate::subscription::AnswerTo;
 
 impl Shard {
     /// The client's user is known: backends can reach it by that name.
