@@ -176,6 +176,10 @@ impl Owner {
             None if !channel_is_valid(&request.channel, &self.limits) => return Err(PublishError::UnknownChannel),
             None => around.namespaces.resolve(&request.channel).ok_or(PublishError::UnknownChannel)?.0,
         };
+        // A reload may have taken the namespace away; its channels stay, and get nothing new.
+        if !around.namespaces.is_live(namespace) {
+            return Err(PublishError::UnknownChannel);
+        }
         // Checked here once more, whoever sent it: bytes in a text frame would close every JSON subscriber.
         if around.namespaces.get(namespace).payload != request.kind {
             return Err(PublishError::BadPayload);

@@ -582,6 +582,23 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn a_channel_whose_namespace_a_reload_took_away_gets_nothing_new() {
+    let mut bed = Bed::new(rules(), Limits::DEFAULT);
+    let with = || {
+        let chat = Namespace { name: "chat".into(), ..rules() };
+        Namespaces::new(rules(), [chat].into()).expect("rules without contradiction")
+    };
+    bed.namespaces = with();
+    assert_eq!(bed.publish("chat:1").map(|position| position.offset), Ok(1));
+    let without = Namespaces::new(rules(), Vec::new()).expect("rules without contradiction");
+    for (rules, expected) in [(without, Err(PublishError::UnknownChannel)), (with(), Ok(2))] {
+        bed.namespaces = bed.namespaces.reloaded(rules).expect("the same kinds of payload");
+        bed.owner.rules_changed();
+        assert_eq!(bed.publish("chat:1").map(|position| position.offset), expected);
+    }
+}
+
 proptest! {
     /// A watcher that adds joins and takes leaves away has the channel's presence at every moment, and recovery gives
     /// exactly what is missing or nothing, whatever is joined, left, published, removed and reloaded between.
