@@ -117,12 +117,12 @@ fn server_side_subscriptions_python() {
 
 #[test]
 fn server_api_node() {
-    run("server_api.mjs", 6, &[]);
+    run("server_api.mjs", 7, &[]);
 }
 
 #[test]
 fn server_api_python() {
-    run("server_api.py", 5, &[]);
+    run("server_api.py", 6, &[]);
 }
 
 #[test]

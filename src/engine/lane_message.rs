@@ -15,7 +15,7 @@ use crate::call::{ChannelAnswer, ChannelCall, ChannelsAnswer, ChannelsCall, User
 use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId, Offset};
 use crate::namespace::Namespaces;
 use crate::presence::Member;
-use crate::publication::{Publication, Publisher};
+use crate::publication::{Publication, Publisher, Tags, tags_bytes};
 use crate::tokens::TokenChecked;
 use crate::variant::Variant;
 
@@ -174,6 +174,8 @@ pub struct PublishRequest {
     pub idempotency_key: Box<[u8]>,
     /// Set when a client published.
     pub publisher: Option<Box<Publisher>>,
+    /// Names and values beside the payload; few or none.
+    pub tags: Tags,
     /// It gets no offset and is not kept: who is not there misses it.
     pub skip_history: bool,
     /// Who waits.
@@ -322,6 +324,7 @@ impl LaneMessage {
                         + request.channel.len()
                         + request.payload.len()
                         + request.idempotency_key.len()
+                        + tags_bytes(&request.tags)
                 }
                 LaneMessage::Subscribe(request) => {
                     let member = request.member.as_ref().map_or(0, |member| member.memory_bytes());

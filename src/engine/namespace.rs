@@ -149,7 +149,7 @@ impl Namespace {
             durability: Durability::Memory,
             recovery: false,
             payload: PayloadKind::Json,
-            subscribe: Allow::Backend,
+            subscribe: Allow::Token,
             publish: Allow::Backend,
             read_presence: Allow::Backend,
             read_history: Allow::Backend,

@@ -229,6 +229,7 @@ impl Owner {
             payload: &request.payload,
             kind: request.kind,
             publisher: request.publisher,
+            tags: request.tags,
             variants,
             previous: channel.last.as_deref(),
             deflate_bytes_min: namespace.deflate_bytes_min,

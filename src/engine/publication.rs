@@ -15,7 +15,7 @@ use alloc::boxed::Box;
 use core::ops::Range;
 
 use ringway_wire::centrifuge::Form;
-use ringway_wire::centrifuge::reply::{ClientInfoView, PublicationView};
+use ringway_wire::centrifuge::reply::{ClientInfoView, PublicationView, Tag};
 use ringway_wire::frame::Opcode;
 use ringway_wire::ingest::PayloadKind;
 
@@ -38,6 +38,9 @@ pub struct Publisher {
     pub chan_info: Box<[u8]>,
 }
 
+/// Names and values beside a payload.
+pub type Tags = Box<[Tag]>;
+
 /// What becomes a publication.
 #[derive(Debug)]
 pub struct Draft<'a> {
@@ -53,6 +56,8 @@ pub struct Draft<'a> {
     pub kind: PayloadKind,
     /// Set when a client published.
     pub publisher: Option<Box<Publisher>>,
+    /// Names and values beside the payload; few or none.
+    pub tags: Tags,
     /// The subscribers' variants.
     pub variants: VariantSet,
     /// The publication of the channel before this one, for deltas; none: all get it whole.
@@ -63,7 +68,7 @@ pub struct Draft<'a> {
 
 impl<'a> Draft<'a> {
     /// A JSON publication of a backend, whole and uncompressed, without an offset, for nobody.
-    pub const fn new(channel: &'a str, payload: &'a [u8]) -> Self {
+    pub fn new(channel: &'a str, payload: &'a [u8]) -> Self {
         Draft {
             channel,
             number: 0,
@@ -71,6 +76,7 @@ impl<'a> Draft<'a> {
             payload,
             kind: PayloadKind::Json,
             publisher: None,
+            tags: Tags::default(),
             variants: VariantSet::NONE,
             previous: None,
             deflate_bytes_min: 0,
@@ -93,6 +99,7 @@ pub struct Publication {
     /// Place in the channel as clients see it; 0 for channels without history, and for events.
     pub offset: Offset,
     publisher: Option<Box<Publisher>>,
+    tags: Tags,
     frames: Frames,
     payload: Range<u32>,
     event: bool,
@@ -101,10 +108,17 @@ pub struct Publication {
 impl Publication {
     /// Encodes a publication once for every encoding among its variants. `scratch` is reused between calls.
     pub fn encode(draft: Draft<'_>, scratch: &mut Scratch) -> Self {
-        let view = view(draft.payload, draft.offset, draft.publisher.as_deref());
+        let view = view(draft.payload, draft.offset, draft.publisher.as_deref(), &draft.tags);
         let payload = scratch.encode(&draft, &view);
         let frames = scratch.finish();
-        Publication { offset: draft.offset, publisher: draft.publisher, frames, payload, event: false }
+        Publication {
+            offset: draft.offset,
+            publisher: draft.publisher,
+            tags: draft.tags,
+            frames,
+            payload,
+            event: false,
+        }
     }
 
     /// Encodes a member's coming or going for those variants that hear of it. It has no offset and no payload.
@@ -117,7 +131,8 @@ impl Publication {
         scratch: &mut Scratch,
     ) -> Self {
         scratch.encode_join_leave(kind, channel, number, member, variants);
-        Publication { offset: 0, publisher: None, frames: scratch.finish(), payload: 0..0, event: true }
+        let frames = scratch.finish();
+        Publication { offset: 0, publisher: None, tags: Tags::default(), frames, payload: 0..0, event: true }
     }
 
     /// Whether it is a join or leave: only lists that hear of those get it.
@@ -159,23 +174,28 @@ impl Publication {
 
     /// As part of a recovery answer.
     pub fn view(&self) -> PublicationView<'_> {
-        view(self.payload(), self.offset, self.publisher.as_deref())
+        view(self.payload(), self.offset, self.publisher.as_deref(), &self.tags)
     }
 
     /// Bytes of memory this publication takes, without the allocator's own.
     pub fn memory_bytes(&self) -> usize {
-        self.frames.memory_bytes() + size_of::<Self>()
+        self.frames.memory_bytes() + tags_bytes(&self.tags) + size_of::<Self>()
     }
 }
 
-fn view<'a>(data: &'a [u8], offset: Offset, publisher: Option<&'a Publisher>) -> PublicationView<'a> {
+/// Bytes of memory that tags take.
+pub fn tags_bytes(tags: &[Tag]) -> usize {
+    tags.iter().map(|(name, value)| size_of::<Tag>() + name.len() + value.len()).sum()
+}
+
+fn view<'a>(data: &'a [u8], offset: Offset, publisher: Option<&'a Publisher>, tags: &'a [Tag]) -> PublicationView<'a> {
     let info = publisher.map(|publisher| ClientInfoView {
         user: &publisher.user,
         client: &publisher.client,
         conn_info: &publisher.conn_info,
         chan_info: &publisher.chan_info,
     });
-    PublicationView { data, offset, info, ..Default::default() }
+    PublicationView { data, offset, info, tags, ..Default::default() }
 }
 
 /// WebSocket opcode of a form's messages.

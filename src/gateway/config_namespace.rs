@@ -69,7 +69,7 @@ options! {
         "None.";
         "bytes for binary feeds.";
     subscribe, RELOAD, allow!(subscribe);
-        "Which clients may subscribe by themselves. \"backend\": none, with or without a token; \"token\": those with a subscription token. A $ at the start of a channel's name, or behind its prefix, always asks for a token. A reload holds for new subscribes.";
+        "Which clients may subscribe by themselves. \"token\": those with a subscription token, so none where no key for tokens is configured; \"backend\": none, with or without a token. A $ at the start of a channel's name, or behind its prefix, always asks for a token. A reload holds for new subscribes.";
         "None.";
         "Open what the application needs, nothing more.";
     publish, RELOAD, allow!(publish);

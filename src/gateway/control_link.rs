@@ -15,6 +15,7 @@ use ringway_engine::call::{
 use ringway_engine::ids::CoreId;
 use ringway_engine::lane_message::{Batch, LaneMessage, Origin, PublishError, PublishRequest};
 use ringway_engine::namespace::Namespaces;
+use ringway_engine::publication::tags_bytes;
 use ringway_engine::route;
 use ringway_sys::Inbox;
 use ringway_wire::ingest::PayloadKind;
@@ -137,8 +138,8 @@ impl Link {
 
     fn call(&mut self, call: Call) {
         match call {
-            Call::Publish { channel, payload, kind, idempotency_key, skip_history, reply } => {
-                let bytes = payload.len() + channel.len() + idempotency_key.len();
+            Call::Publish { channel, payload, kind, idempotency_key, tags, skip_history, reply } => {
+                let bytes = payload.len() + channel.len() + idempotency_key.len() + tags_bytes(&tags);
                 let Some((number, origin)) = self.admit(bytes, Waiting::Publish(reply)) else { return };
                 let owner = self.owner(&channel);
                 let request = PublishRequest {
@@ -146,6 +147,7 @@ impl Link {
                     payload: payload.into_boxed_slice(),
                     kind,
                     idempotency_key: idempotency_key.into_boxed_slice(),
+                    tags,
                     skip_history,
                     publisher: None,
                     origin,

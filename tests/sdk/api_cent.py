@@ -100,7 +100,8 @@ def broadcast():
 def errors():
     refused(102, client.publish, PublishRequest(channel="nowhere:1", data=1))
     refused(107, client.publish, PublishRequest(channel="", data=1))
-    refused(107, client.publish, PublishRequest(channel=name("tags"), data=1, tags={"a": "b"}))
+    too_many = {str(number): "" for number in range(65)}
+    refused(107, client.publish, PublishRequest(channel=name("tags"), data=1, tags=too_many))
     refused(107, client.publish, PublishRequest(channel=name("json"), data=None, b64data=base64.b64encode(b"\x00").decode()))
     try:
         Client(API_URL, "wrong").info(InfoRequest())
@@ -120,6 +121,7 @@ def errors():
 def node():
     info = client.info(InfoRequest())
     [node] = info.nodes
+    assert (node.num_clients, node.num_users, node.num_subs) == (0, 0, 0), info
     assert node.uid and node.name and node.version and node.process.rss > 0, info
     client.revoke_token(RevokeTokenRequest(uid=name("token"), expire_at=int(time.time()) + 60))
     ok("info, revoke_token")

@@ -34,6 +34,16 @@ await run([
     await api('broadcast', { channels: [channel, `log:api-${encoding}`], data: 'to all' });
     for (const client of [phone, laptop, stranger]) await until(() => client.sub.seen.length === 1, 'broadcast');
   }],
+  ['tags, live and in history', async () => {
+    await api('publish', { channel, data: 'tagged', tags: { lang: 'en', 'a"b': '' } });
+    for (const client of [phone, laptop, stranger]) {
+      await until(() => client.sub.seen.length === 2, 'the publication');
+      assert.deepEqual({ ...client.sub.seen[1].tags }, { lang: 'en', 'a"b': '' });
+    }
+    await api('publish', { channel: `log:api-${encoding}`, data: 'kept', tags: { lang: 'de' } });
+    const { publications } = await api('history', { channel: `log:api-${encoding}`, limit: 10 });
+    assert.deepEqual(publications.at(-1).tags, { lang: 'de' });
+  }],
   ['unsubscribe', async () => {
     await api('unsubscribe', { user, channel });
     for (const client of [phone, laptop]) {

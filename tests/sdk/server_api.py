@@ -22,6 +22,12 @@ async def main():
         await until(lambda: events.data() == ["to all"], "broadcast")
     ok("broadcast, and a message that this SDK passes over")
 
+    await api("publish", channel=CHANNEL, data="tagged", tags={"lang": "en"})
+    for events in (bob_sub, eve_sub):
+        await until(lambda: events.data() == ["to all", "tagged"], "the publication")
+        assert events.seen[-1].tags == {"lang": "en"}, events.seen
+    ok("tags")
+
     await api("unsubscribe", user=USER, channel=CHANNEL)
     await until(lambda: bob_sub.unsubscribed, "told")
     assert bob_sub.unsubscribed[0].code == 2000, bob_sub.unsubscribed

@@ -18,6 +18,7 @@ use crate::lane_message::{MemberLeave, RecoverFrom};
 use crate::limits::TICK_MS;
 use crate::namespace::{JoinLeaveAbove, Namespace, RecoveryMode};
 use crate::presence::Member;
+use crate::publication::Tags;
 use crate::variant::Variant;
 
 /// Where calls of the test are answered.
@@ -73,6 +74,7 @@ impl Bed {
             kind: PayloadKind::Json,
             idempotency_key: Box::default(),
             publisher: None,
+            tags: Tags::default(),
             skip_history,
             origin,
             from: CONTROL,

@@ -16,6 +16,7 @@ use crate::ids::{ConnId, CoreId};
 use crate::ingest_session::{IngestSession, check, error_of};
 use crate::lane_message::{EventAnswered, LaneMessage, Origin, PublishError, PublishRequest};
 use crate::metrics::Metric;
+use crate::publication::Tags;
 use crate::seam::Note;
 
 /// This node's name in the hello; nodes get names with the fleet.
@@ -172,6 +173,7 @@ impl Shard {
                     kind: publish.kind,
                     idempotency_key: publish.idempotency_key.into(),
                     publisher: None,
+                    tags: Tags::default(),
                     skip_history: false,
                     origin: Origin::Ingest { conn, seq: publish.seq, bytes },
                     from: self.options.core,

@@ -15,7 +15,7 @@ use crate::ids::ConnId;
 use crate::lane_message::{LaneMessage, Origin, PublishError, PublishRequest};
 use crate::metrics::Metric;
 use crate::namespace::{EventMode, NamespaceId};
-use crate::publication::Publisher;
+use crate::publication::{Publisher, Tags};
 use crate::session::{AskWhat, client_id};
 
 impl Shard {
@@ -106,6 +106,7 @@ impl Shard {
             kind,
             idempotency_key: Box::default(),
             publisher: Some(Box::new(publisher)),
+            tags: Tags::default(),
             skip_history: false,
             origin: Origin::Client { conn, command },
             from: self.options.core,

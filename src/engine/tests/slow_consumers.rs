@@ -11,6 +11,7 @@ use ringway_engine::metrics::Metric;
 use ringway_engine::namespace::*;
 use ringway_engine::options::*;
 use ringway_engine::outbox::WriteBatch;
+use ringway_engine::publication::Tags;
 use ringway_engine::seam::*;
 use ringway_engine::shard::Shard;
 use ringway_engine::tokens::NoTokens;
@@ -89,6 +90,7 @@ impl World {
             kind: PayloadKind::Json,
             idempotency_key: Box::default(),
             publisher: None,
+            tags: Tags::default(),
             skip_history: false,
             origin: Origin::Control { call: 0 },
             from: CoreId(1),

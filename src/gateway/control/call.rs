@@ -5,6 +5,7 @@
 
 use ringway_engine::call::{CallError, ChannelAsk, ChannelCount, ChannelFact, UserOrder};
 use ringway_engine::lane_message::{Position, PublishError};
+use ringway_engine::publication::Tags;
 use ringway_wire::ingest::PayloadKind;
 use tokio::sync::{mpsc, oneshot};
 
@@ -35,6 +36,8 @@ pub enum Call {
         kind: PayloadKind,
         /// Scoped to the channel; empty: none. Within `idempotency_key_bytes_max`.
         idempotency_key: Vec<u8>,
+        /// Names and values beside the payload; few or none.
+        tags: Tags,
         /// Not kept in history, and no offset taken.
         skip_history: bool,
         /// Who waits.

@@ -125,7 +125,7 @@ impl Drop for Server {
 
 /// Answers every publish with an offset, unless the channel's name asks for something else.
 async fn shards(call: Call) {
-    let Call::Publish { channel, payload, kind, idempotency_key, skip_history, reply } = call else {
+    let Call::Publish { channel, payload, kind, idempotency_key, tags, skip_history, reply } = call else {
         return api::other_shards(call);
     };
     let answer = match channel.as_str() {
@@ -136,8 +136,9 @@ async fn shards(call: Call) {
         "busy" => Err(PublishError::Busy),
         "dropped" => return,
         _ => {
-            // The offset tells the test what arrived: length, kind, and length of the key.
-            let told = payload.len() as u64 * 1000 + (kind == PayloadKind::Bytes) as u64 * 100;
+            // The offset tells the test what arrived: length, tags, kind, and length of the key.
+            let told =
+                payload.len() as u64 * 1000 + tags.len() as u64 * 200 + (kind == PayloadKind::Bytes) as u64 * 100;
             let offset = if channel == "plain" || skip_history { 0 } else { told + idempotency_key.len() as u64 };
             Ok(Published { position: Position { offset, epoch: EPOCH }, duplicate: channel == "duplicate" })
         }
@@ -213,6 +214,8 @@ fn a_publish_is_answered_with_its_position() {
     assert_eq!(server.publish("{\"channel\":\"a\",\"data\":1,\"idempotency_key\":\"abc\"}"), result(1003));
     assert_eq!(server.publish("{\"channel\":\"a\",\"b64data\":\"AAEC\"}"), result(3100));
     assert_eq!(server.publish("{\"channel\":\"\\u0061\",\"data\":1,\"skip_history\":false,\"tags\":{}}"), result(1000));
+    let tagged = "{\"channel\":\"a\",\"data\":1,\"tags\":{\"a\":\"b\",\"c\":\"\"}}";
+    assert_eq!(server.publish(tagged), result(1000 + 400));
     // As client libraries of Centrifugo send it: base64 wins, unknown fields are ignored.
     assert_eq!(server.publish("{\"channel\":\"a\",\"data\":1,\"b64data\":\"AAEC\",\"chanel\":\"b\"}"), result(3100));
     assert_eq!(server.publish("{\"channel\":\"a\",\"data\":1,\"b64data\":\"\",\"delta\":true}"), result(1000));
@@ -270,7 +273,8 @@ fn bad_bodies_are_error_107() {
         "{\"channel\":\"a\",\"b64data\":\"?\"}",
         "{\"channel\":\"a\",\"b64data\":\"\"}",
         "{\"channel\":\"a\",\"data\":1} x",
-        "{\"channel\":\"a\",\"data\":1,\"tags\":{\"a\":\"b\"}}",
+        "{\"channel\":\"a\",\"data\":1,\"tags\":{\"a\":1}}",
+        "{\"channel\":\"a\",\"data\":1,\"tags\":[]}",
         "{\"channel\":\"a\",\"data\":1,\"version\":1}",
         "{\"channel\":\"a\",\"data\":1,\"version_epoch\":\"a\"}",
         &long_channel,

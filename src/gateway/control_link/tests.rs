@@ -60,6 +60,7 @@ fn publish(link: &mut Link, channel: &str, payload: usize) -> oneshot::Receiver<
         payload: vec![b'1'; payload],
         kind: PayloadKind::Json,
         idempotency_key: Vec::new(),
+        tags: Default::default(),
         skip_history: channel == "skipped",
         reply,
     });

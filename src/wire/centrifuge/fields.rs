@@ -9,6 +9,7 @@
 use alloc::borrow::Cow;
 
 use super::command::CommandError;
+use super::reply::Tag;
 
 /// Reads the fields of one message in the order of the wire.
 pub(super) trait ReadFields<'a>: Sized {
@@ -111,7 +112,7 @@ pub(super) trait WriteFields {
     );
 
     /// A `map<string, string>` field; nothing when there is no entry.
-    fn string_map(&mut self, number: u32, name: &str, entries: &[(&str, &str)]);
+    fn string_map(&mut self, number: u32, name: &str, entries: &[Tag]);
 }
 
 /// What JSON does with a list or map without entries. (Protobuf cannot show the difference.)

@@ -12,6 +12,7 @@ use core::fmt;
 use super::fields::{Empty, WriteFields};
 use super::json_scan::Scan;
 use super::json_string::plain_len;
+use super::reply::Tag;
 
 /// Containers that may stand inside each other in a payload or an unknown field.
 pub const DEPTH_MAX: u32 = 128;
@@ -270,7 +271,7 @@ impl WriteFields for JsonFields<'_> {
         });
     }
 
-    fn string_map(&mut self, _: u32, name: &str, entries: &[(&str, &str)]) {
+    fn string_map(&mut self, _: u32, name: &str, entries: &[Tag]) {
         if entries.is_empty() {
             return;
         }

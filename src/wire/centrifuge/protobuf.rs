@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 
 use super::command::CommandError;
 use super::fields::{Empty, ReadFields, WriteFields};
+use super::reply::Tag;
 
 /// Bytes of the longest uvarint of 64 bits.
 const UVARINT_BYTES_MAX: usize = 10;
@@ -315,7 +316,7 @@ impl WriteFields for ProtobufFields<'_> {
         }
     }
 
-    fn string_map(&mut self, number: u32, name: &str, entries: &[(&str, &str)]) {
+    fn string_map(&mut self, number: u32, name: &str, entries: &[Tag]) {
         for (key, value) in entries {
             self.message(number, name, |entry| {
                 entry.string(1, "key", key);
@@ -406,7 +407,7 @@ impl WriteFields for ProtobufSize {
         }
     }
 
-    fn string_map(&mut self, number: u32, name: &str, entries: &[(&str, &str)]) {
+    fn string_map(&mut self, number: u32, name: &str, entries: &[Tag]) {
         for (key, value) in entries {
             self.message(number, name, |entry| {
                 entry.string(1, "key", key);

@@ -14,6 +14,7 @@
 //!
 //! Numbers and names of fields: CLIENT-PROTOCOL §3 to §6.
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use super::Form;
@@ -154,6 +155,9 @@ pub struct SubscribeResult<'a> {
     pub id: i64,
 }
 
+/// A name and a value beside a publication's payload.
+pub type Tag = (Box<str>, Box<str>);
+
 /// A publication as clients see it. Zero values are left out.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct PublicationView<'a> {
@@ -164,7 +168,7 @@ pub struct PublicationView<'a> {
     /// The client that published, if one did.
     pub info: Option<ClientInfoView<'a>>,
     /// Tags, in any order.
-    pub tags: &'a [(&'a str, &'a str)],
+    pub tags: &'a [Tag],
     /// What `data` is in a list of publications. A push is told on its own.
     pub data_as: PushData,
 }

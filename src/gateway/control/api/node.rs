@@ -41,6 +41,8 @@ struct Node {
     version: String,
     /// Client connections.
     num_clients: u64,
+    /// Distinct users with a client connection.
+    num_users: u64,
     /// Subscriptions of clients.
     num_subs: u64,
     /// Channels that this node owns: with subscribers, with publications in history, or used a short time ago.
@@ -89,6 +91,7 @@ impl Start for InfoRequest {
             name: asking.plane.identity.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             num_clients: total(Metric::ConnectionsOpen),
+            num_users: total(Metric::UsersOnline),
             num_subs: total(Metric::SubscriptionsOpen),
             num_channels: total(Metric::ChannelsOwned),
             uptime: uptime as u64,

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use ringway_engine::lane_message::PublishError;
+use ringway_engine::publication::Tags;
 use ringway_wire::ingest::PayloadKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -20,6 +21,9 @@ use crate::control::call::{CALLS_MAX, Call, Published};
 
 /// Bytes of a broadcast's payload times its channels. Over: error 106.
 pub(super) const BROADCAST_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Tags of one publication. Over: error 107.
+const TAGS_MAX: usize = 64;
 
 /// Publishes to one channel. `data` or `b64data` is needed.
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -39,8 +43,9 @@ pub(super) struct PublishRequest {
     b64data: Option<String>,
     /// Deliver it to the subscribers of now, without an offset and without a place in history.
     skip_history: Option<bool>,
-    /// Not available; must be empty.
-    #[schemars(extend("maxProperties" = 0))]
+    /// Names and values that subscribers get beside the payload; at most 64. With the payload they have at most
+    /// `limits.publication_bytes_max` bytes.
+    #[schemars(extend("maxProperties" = TAGS_MAX))]
     tags: Option<BTreeMap<String, String>>,
     /// The same key again in the same channel, within `limits.idempotency_window_ms`, answers the first one's position
     /// and publishes nothing. At most `limits.idempotency_key_bytes_max` bytes.
@@ -99,8 +104,9 @@ pub(super) struct BroadcastRequest {
     b64data: Option<String>,
     /// Deliver it to the subscribers of now, without an offset and without a place in history.
     skip_history: Option<bool>,
-    /// Not available; must be empty.
-    #[schemars(extend("maxProperties" = 0))]
+    /// Names and values that subscribers get beside the payload; at most 64. With the payload they have at most
+    /// `limits.publication_bytes_max` bytes.
+    #[schemars(extend("maxProperties" = TAGS_MAX))]
     tags: Option<BTreeMap<String, String>>,
     /// As in `publish`, for each channel apart.
     idempotency_key: Option<String>,
@@ -139,13 +145,14 @@ struct Content {
     payload: Vec<u8>,
     kind: PayloadKind,
     idempotency_key: Vec<u8>,
+    tags: Tags,
     skip_history: bool,
 }
 
 impl Content {
     fn send(self, channel: String, asking: &Asking<'_>) -> Result<Waiting<Published, PublishError>, ApiError> {
-        let Content { payload, kind, idempotency_key, skip_history } = self;
-        asking.send(|reply| Call::Publish { channel, payload, kind, idempotency_key, skip_history, reply })
+        let Content { payload, kind, idempotency_key, tags, skip_history } = self;
+        asking.send(|reply| Call::Publish { channel, payload, kind, idempotency_key, tags, skip_history, reply })
     }
 }
 
@@ -165,7 +172,6 @@ impl Fields {
     /// A field cannot be honoured, or a size is over its limit.
     fn checked(self, asking: &Asking<'_>) -> Result<Content, ApiError> {
         let options = asking.options();
-        refuse(self.tags.is_some_and(|tags| !tags.is_empty()), "tags")?;
         refuse(self.version.is_some_and(|version| version != 0), "version")?;
         refuse(self.version_epoch.is_some_and(|epoch| !epoch.is_empty()), "version_epoch")?;
         let idempotency_key = self.idempotency_key.unwrap_or_default().into_bytes();
@@ -174,10 +180,17 @@ impl Fields {
             return Err(ApiError::bad_request(format!("idempotency_key must have at most {key_bytes_max} bytes")));
         }
         let (payload, kind) = payload(self.data, self.b64data)?;
-        if payload.len() > options.publication_bytes_max as usize {
+        let tags = self.tags.unwrap_or_default();
+        if tags.len() > TAGS_MAX {
+            return Err(ApiError::bad_request(format!("tags must be at most {TAGS_MAX}")));
+        }
+        let tags: Tags = tags.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+        let tag_bytes: usize = tags.iter().map(|(name, value)| name.len() + value.len()).sum();
+        if payload.len() + tag_bytes > options.publication_bytes_max as usize {
             return Err(ApiError::payload_too_large(options.publication_bytes_max));
         }
-        Ok(Content { payload, kind, idempotency_key, skip_history: self.skip_history.unwrap_or_default() })
+        let skip_history = self.skip_history.unwrap_or_default();
+        Ok(Content { payload, kind, idempotency_key, tags, skip_history })
     }
 }
 

@@ -221,10 +221,13 @@ fn golden_protobuf_bytes() {
     );
 }
 
-const PUBLICATIONS: &[PublicationView<'static>] = &[
-    PublicationView { data: b"{}", offset: 8, info: None, tags: &[], data_as: PushData::Plain },
-    PublicationView { data: b"\"x\"", offset: 9, info: Some(INFO), tags: &[("k", "v")], data_as: PushData::Plain },
-];
+fn publications() -> Vec<PublicationView<'static>> {
+    let tags: &'static [Tag] = vec![("k".into(), "v".into())].leak();
+    vec![
+        PublicationView { data: b"{}", offset: 8, info: None, tags: &[], data_as: PushData::Plain },
+        PublicationView { data: b"\"x\"", offset: 9, info: Some(INFO), tags, data_as: PushData::Plain },
+    ]
+}
 
 /// A subscribe result with every field, here and below.
 const SUBSCRIBED: SubscribeResult<'static> = SubscribeResult {
@@ -276,9 +279,9 @@ fn subscribed_message() -> messages::SubscribeResult {
 
 /// Server-side subscriptions: one with everything, one with nothing.
 fn subs() -> impl Iterator<Item = ServerSubscription<'static, impl Iterator<Item = PublicationView<'static>>>> {
-    [("a", SUBSCRIBED, PUBLICATIONS), ("b", SubscribeResult::default(), &[])].into_iter().map(
+    [("a", SUBSCRIBED, publications()), ("b", SubscribeResult::default(), vec![])].into_iter().map(
         |(channel, result, publications)| {
-            let publications = publications.iter().copied();
+            let publications = publications.into_iter();
             ServerSubscription { channel, result, publications }
         },
     )
@@ -305,7 +308,7 @@ const CONNECTED: ConnectResult<'static> = ConnectResult {
 #[test]
 fn connect_and_subscribe_results() {
     expect(
-        |writer| writer.subscribe(2, &SUBSCRIBED, PUBLICATIONS.iter().copied()),
+        |writer| writer.subscribe(2, &SUBSCRIBED, publications().into_iter()),
         &format!(r#"{{"id":2,"subscribe":{SUBSCRIBED_TEXT}}}"#),
         messages::Reply { subscribe: Some(subscribed_message()), ..reply(2) },
     );
@@ -629,7 +632,7 @@ proptest! {
         let data_text = serde_json::to_vec(&data).unwrap();
         let text = |value: &Option<Value>| value.as_ref().map(|value| serde_json::to_vec(value).unwrap());
         let (conn_text, chan_text) = (text(&conn_info).unwrap_or_default(), text(&chan_info).unwrap_or_default());
-        let tag_list: Vec<(&str, &str)> = tags.iter().map(|(key, value)| (key.as_str(), value.as_str())).collect();
+        let tag_list: Vec<Tag> = tags.iter().map(|(key, value)| (key.as_str().into(), value.as_str().into())).collect();
         let view = PublicationView {
             data: &data_text,
             offset,
