@@ -33,6 +33,7 @@ pub mod authorize;
 pub mod backends;
 pub mod call;
 pub mod connection;
+pub mod deadline;
 #[cfg(test)]
 mod decoded;
 pub mod dedup;
@@ -65,6 +66,7 @@ pub mod session;
 pub mod shard;
 pub mod slots;
 pub mod subscription;
+pub mod subscriptions;
 pub mod timers;
 pub mod tokens;
 pub mod users;

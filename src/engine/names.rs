@@ -33,6 +33,24 @@ impl Names {
         self.slots.insert_unique(hasher.hash_one(name), slot, |slot| hasher.hash_one(name_at(*slot)));
     }
 
+    /// A name that is there moves to another slot, which holds the same name.
+    pub fn replace(&mut self, name: &str, slot: u32, with: u32) {
+        let hash = self.hasher.hash_one(name);
+        if let Some(place) = self.slots.find_mut(hash, |candidate| *candidate == slot) {
+            *place = with;
+        }
+    }
+
+    /// How many names there are.
+    pub fn len(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
     /// Takes a name out. Call it while `slot` still holds the name.
     pub fn remove(&mut self, name: &str, slot: u32) {
         if let Ok(entry) = self.slots.find_entry(self.hasher.hash_one(name), |candidate| *candidate == slot) {

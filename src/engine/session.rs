@@ -15,12 +15,14 @@ use ringway_wire::ingest::PayloadKind;
 
 use crate::authorize::{self, SubscribeRight, Who};
 use crate::call::{ChannelAsk, HistoryAsk, Since};
+use crate::deadline::Deadline;
 use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId};
 use crate::lane_message::{RecoverFrom, Recovery, Subscribed};
 use crate::namespace::{EventMode, NamespaceId, channel_is_valid};
 use crate::options::Options;
 use crate::rate::TokenBucket;
-use crate::subscription::{Subscription, SubscriptionState, Traits};
+use crate::subscription::Traits;
+use crate::subscriptions::Subscriptions;
 use crate::variant::Variant;
 
 /// Bytes of a client id's text.
@@ -44,19 +46,25 @@ pub struct Session {
     /// A ping is out and nothing has come since.
     pub awaiting_pong: bool,
     /// When `ping` is to act; the connection's timer may fire earlier, for what expires.
-    pub ping_at_ms: u64,
+    pub ping_at: Deadline,
     /// Requests that wait for an owner, a token's verdict or a backend.
     pub in_flight: u32,
-    /// Number of the next such request.
-    next_request: u32,
-    /// Who it is; none before it is admitted.
-    pub identity: Option<Box<Identity>>,
+    /// Who it is; nobody before it is admitted.
+    pub identity: Identity,
+    /// Its channels.
+    pub subscriptions: Subscriptions,
+    rare: Option<Box<Rare>>,
+}
+
+const _: () = assert!(size_of::<Session>() <= 88, "every client has one");
+
+/// What few clients have, or have for a short time.
+#[derive(Debug, Default)]
+struct Rare {
     /// What its connect command still waits for.
-    pub opening: Option<Box<Opening>>,
-    /// In no order; scanned, since most clients have few.
-    pub subscriptions: Vec<Subscription>,
+    opening: Option<Opening>,
     /// Requests that wait for a verdict or a backend.
-    pub asks: Vec<Ask>,
+    asks: Vec<Ask>,
     /// How much it may publish now, for each namespace with a limit that it has published to.
     publish_rates: Vec<(NamespaceId, TokenBucket)>,
 }
@@ -85,14 +93,44 @@ pub enum Stage {
 pub struct Identity {
     /// User id; empty: anonymous.
     pub user: Box<str>,
+    /// What few clients have.
+    pub about: Option<Box<About>>,
+    /// When the connection expires.
+    pub expires: Deadline,
+}
+
+/// What is said of few clients.
+#[derive(Clone, Debug, Default)]
+pub struct About {
     /// JSON that other clients see; empty: none.
     pub info: Box<[u8]>,
     /// JSON that only backends see; empty: none.
     pub meta: Box<[u8]>,
     /// Id of the token; empty: none.
     pub token_id: Box<str>,
-    /// When the connection expires; none: never.
-    pub expires_at_ms: Option<u64>,
+}
+
+impl Identity {
+    /// JSON that other clients see; empty: none.
+    pub fn info(&self) -> &[u8] {
+        self.about.as_ref().map_or(&[], |about| &about.info)
+    }
+
+    /// JSON that only backends see; empty: none.
+    pub fn meta(&self) -> &[u8] {
+        self.about.as_ref().map_or(&[], |about| &about.meta)
+    }
+
+    /// Id of the token; empty: none.
+    pub fn token_id(&self) -> &str {
+        self.about.as_ref().map_or("", |about| &about.token_id)
+    }
+
+    /// Replaces all that is said besides the user.
+    pub fn set_about(&mut self, about: About) {
+        let is_empty = about.info.is_empty() && about.meta.is_empty() && about.token_id.is_empty();
+        self.about = (!is_empty).then(|| Box::new(about));
+    }
 }
 
 /// What a connect command that is not answered yet has asked for and found out.
@@ -305,7 +343,7 @@ pub enum Right {
 
 impl Session {
     /// A client that has just upgraded.
-    pub const fn new(form: Form, deflate: bool) -> Self {
+    pub fn new(form: Form, deflate: bool) -> Self {
         Session {
             form,
             deflate,
@@ -314,14 +352,11 @@ impl Session {
             stage: Stage::New,
             ping: PingState::Resting,
             awaiting_pong: false,
-            ping_at_ms: 0,
+            ping_at: Deadline::NEVER,
             in_flight: 0,
-            next_request: 0,
-            identity: None,
-            opening: None,
-            subscriptions: Vec::new(),
-            asks: Vec::new(),
-            publish_rates: Vec::new(),
+            identity: Identity::default(),
+            subscriptions: Subscriptions::default(),
+            rare: None,
         }
     }
 
@@ -347,35 +382,71 @@ impl Session {
 
     /// Its user id; empty: anonymous, or not known yet.
     pub fn user(&self) -> &str {
-        self.identity.as_ref().map_or("", |identity| &identity.user)
-    }
-
-    /// The number of a new request.
-    pub const fn number(&mut self) -> u32 {
-        self.next_request = self.next_request.wrapping_add(1);
-        self.next_request
+        &self.identity.user
     }
 
     /// Notes a request that waits for a verdict or a backend.
     pub fn wait(&mut self, number: u32, what: AskWhat) {
         self.in_flight += 1;
-        self.asks.push(Ask { number, what });
+        self.rare.get_or_insert_default().asks.push(Ask { number, what });
     }
 
     /// The request that was waiting under this number.
     pub fn take_ask(&mut self, number: u32) -> Option<AskWhat> {
-        let index = self.asks.iter().position(|ask| ask.number == number)?;
+        let asks = &mut self.rare.as_mut()?.asks;
+        let index = asks.iter().position(|ask| ask.number == number)?;
+        let what = asks.swap_remove(index).what;
         self.in_flight -= 1;
-        Some(self.asks.swap_remove(index).what)
+        self.settle();
+        Some(what)
+    }
+
+    /// Forgets all requests that wait for a verdict or a backend.
+    pub fn forget_asks(&mut self) {
+        if let Some(rare) = &mut self.rare {
+            rare.asks.clear();
+        }
+        self.settle();
+    }
+
+    /// What its connect command still waits for; none: nothing, or none has come.
+    pub fn opening(&self) -> Option<&Opening> {
+        self.rare.as_ref()?.opening.as_ref()
+    }
+
+    /// As [`Session::opening`].
+    pub fn opening_mut(&mut self) -> Option<&mut Opening> {
+        self.rare.as_mut()?.opening.as_mut()
+    }
+
+    /// Its connect command has come.
+    pub fn begin_opening(&mut self, opening: Opening) {
+        self.rare.get_or_insert_default().opening = Some(opening);
+    }
+
+    /// Its connect command is answered.
+    pub fn take_opening(&mut self) -> Option<Opening> {
+        let opening = self.rare.as_mut()?.opening.take();
+        self.settle();
+        opening
+    }
+
+    /// Gives memory back that nothing needs any more.
+    fn settle(&mut self) {
+        self.rare.take_if(|rare| rare.opening.is_none() && rare.asks.is_empty() && rare.publish_rates.is_empty());
     }
 
     /// Takes one publish of what the client may do in channels of a namespace. False: it has to wait.
     pub fn take_publish(&mut self, namespace: NamespaceId, rate_per_second: u32, now_ms: u64) -> bool {
-        let index = self.publish_rates.iter().position(|(id, _)| *id == namespace).unwrap_or_else(|| {
-            self.publish_rates.push((namespace, TokenBucket::default()));
-            self.publish_rates.len() - 1
+        if rate_per_second == 0 {
+            return true;
+        }
+        let rates = &mut self.rare.get_or_insert_default().publish_rates;
+        let index = rates.iter().position(|(id, _)| *id == namespace).unwrap_or_else(|| {
+            rates.push((namespace, TokenBucket::default()));
+            rates.len() - 1
         });
-        self.publish_rates[index].1.take(rate_per_second, now_ms)
+        rates[index].1.take(rate_per_second, now_ms)
     }
 
     /// What a command means in this state. `subscribed`: whether it has a joined subscription to a channel.
@@ -480,7 +551,7 @@ impl Session {
     /// The live subscription to a channel: joined, or asked for and not given up since.
     pub fn subscription(&self, local: LocalChannelId) -> Option<usize> {
         self.subscriptions.iter().position(|subscription| {
-            let given_up = matches!(&subscription.state, SubscriptionState::Asked(asked) if asked.leaving.is_some());
+            let given_up = subscription.asked().is_some_and(|asked| asked.leaving.is_some());
             subscription.local == local && !given_up
         })
     }
@@ -488,16 +559,15 @@ impl Session {
     /// The subscription that waits under this number.
     pub fn asked(&self, local: LocalChannelId, request: u32) -> Option<usize> {
         self.subscriptions.iter().position(|subscription| {
-            let same = matches!(&subscription.state, SubscriptionState::Asked(asked) if asked.request == request);
+            let same = subscription.asked().is_some_and(|asked| asked.request == request);
             subscription.local == local && same
         })
     }
 
     /// When the connection or one of its subscriptions expires next.
     pub fn expires_at_ms(&self) -> Option<u64> {
-        let own = self.identity.as_ref().and_then(|identity| identity.expires_at_ms);
-        let extras = self.subscriptions.iter().filter_map(|subscription| subscription.extra.as_ref());
-        extras.filter_map(|extra| extra.expires_at_ms).chain(own).min()
+        let subscriptions = self.subscriptions.iter().filter_map(|subscription| subscription.expires_at_ms());
+        subscriptions.chain(self.identity.expires.ms()).min()
     }
 }
 

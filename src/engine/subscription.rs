@@ -4,6 +4,7 @@
 //! `shard/subscribe.rs` moves along.
 
 use alloc::boxed::Box;
+use core::num::NonZeroU8;
 
 use crate::ids::LocalChannelId;
 use crate::lane_message::RecoverFrom;
@@ -11,19 +12,96 @@ use crate::namespace::Namespace;
 use crate::tokens::Overrides;
 use crate::variant::Variant;
 
-/// A channel of a client.
+/// A channel of a client: asked for, or joined. 24 bytes, and nothing else while it is joined and has nothing special.
 #[derive(Debug)]
 pub struct Subscription {
     /// The channel on this core.
     pub local: LocalChannelId,
+    /// Place in the list of a joined one.
+    index: u32,
     /// On which of the channel's lists it stands, or will stand.
     pub variant: Variant,
+    /// [`Traits`], a bit each, and [`ALWAYS`].
+    traits: NonZeroU8,
+    rare: Option<Box<Rare>>,
+}
+
+const _: () = assert!(size_of::<Option<Subscription>>() == 24, "every connection has one");
+
+/// What few subscriptions have, or have for a short time.
+#[derive(Debug, Default)]
+struct Rare {
+    asked: Option<Asked>,
+    extra: SubscriptionExtra,
+}
+
+/// Bit that is set whatever the traits are, so that "no subscription" takes no room of its own.
+const ALWAYS: NonZeroU8 = NonZeroU8::new(1 << 7).expect("it is not 0");
+
+impl Subscription {
+    /// One that nobody has granted yet.
+    pub fn asked_for(local: LocalChannelId, variant: Variant, traits: Traits, asked: Asked) -> Self {
+        let rare = Rare { asked: Some(asked), extra: SubscriptionExtra::default() };
+        Subscription { local, index: 0, variant, traits: traits.bits(), rare: Some(Box::new(rare)) }
+    }
+
+    /// What is known of one that is not granted yet; none: it is joined.
+    pub fn asked(&self) -> Option<&Asked> {
+        self.rare.as_ref()?.asked.as_ref()
+    }
+
+    /// As [`Subscription::asked`].
+    pub fn asked_mut(&mut self) -> Option<&mut Asked> {
+        self.rare.as_mut()?.asked.as_mut()
+    }
+
+    /// It has been answered: it has no place until [`Subscription::joined`].
+    pub fn take_asked(&mut self) -> Option<Asked> {
+        let asked = self.rare.as_mut()?.asked.take();
+        self.settle();
+        asked
+    }
+
+    /// It stands in its list, at this place.
+    pub fn joined(&mut self, index: u32) {
+        self.index = index;
+    }
+
+    /// Its place in its list, once it is joined.
+    pub fn place(&self) -> Option<u32> {
+        self.asked().is_none().then_some(self.index)
+    }
+
     /// What it does.
-    pub traits: Traits,
-    /// How far it has come.
-    pub state: SubscriptionState,
-    /// What few subscriptions have.
-    pub extra: Option<Box<SubscriptionExtra>>,
+    pub const fn traits(&self) -> Traits {
+        Traits::of_bits(self.traits)
+    }
+
+    /// Changes what it does.
+    pub fn set_traits(&mut self, traits: Traits) {
+        self.traits = traits.bits();
+    }
+
+    /// JSON that other clients see; empty: none.
+    pub fn info(&self) -> &[u8] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.extra.info)
+    }
+
+    /// When it expires; none: never.
+    pub fn expires_at_ms(&self) -> Option<u64> {
+        self.rare.as_ref()?.extra.expires_at_ms
+    }
+
+    /// Sets both.
+    pub fn set_extra(&mut self, extra: SubscriptionExtra) {
+        self.rare.get_or_insert_default().extra = extra;
+        self.settle();
+    }
+
+    /// Gives memory back that nothing needs any more.
+    fn settle(&mut self) {
+        self.rare.take_if(|rare| rare.asked.is_none() && rare.extra.is_empty());
+    }
 }
 
 /// What a subscription does.
@@ -41,6 +119,29 @@ pub struct Traits {
     pub positioned: bool,
 }
 
+impl Traits {
+    const fn bits(self) -> NonZeroU8 {
+        let Traits { server_side, member, tell_join_leave, recoverable, positioned } = self;
+        ALWAYS
+            .saturating_add(server_side as u8)
+            .saturating_add((member as u8) << 1)
+            .saturating_add((tell_join_leave as u8) << 2)
+            .saturating_add((recoverable as u8) << 3)
+            .saturating_add((positioned as u8) << 4)
+    }
+
+    const fn of_bits(bits: NonZeroU8) -> Self {
+        let bits = bits.get();
+        Traits {
+            server_side: bits & 1 != 0,
+            member: bits & 1 << 1 != 0,
+            tell_join_leave: bits & 1 << 2 != 0,
+            recoverable: bits & 1 << 3 != 0,
+            positioned: bits & 1 << 4 != 0,
+        }
+    }
+}
+
 /// What few subscriptions have.
 #[derive(Clone, Debug, Default)]
 pub struct SubscriptionExtra {
@@ -50,16 +151,10 @@ pub struct SubscriptionExtra {
     pub expires_at_ms: Option<u64>,
 }
 
-/// How far a subscription has come.
-#[derive(Debug)]
-pub enum SubscriptionState {
-    /// Its right or its owner is being asked.
-    Asked(Box<Asked>),
-    /// On the channel's list.
-    Joined {
-        /// Place in the list.
-        index: u32,
-    },
+impl SubscriptionExtra {
+    fn is_empty(&self) -> bool {
+        self.info.is_empty() && self.expires_at_ms.is_none()
+    }
 }
 
 /// A subscription that is not granted yet.
@@ -135,4 +230,40 @@ pub struct Wants {
     pub recovery: bool,
     /// To be told of losses.
     pub positioned: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn traits_are_bits() {
+        for bits in 0..32u8 {
+            let on = |bit: u8| bits & 1 << bit != 0;
+            let traits = Traits {
+                server_side: on(0),
+                member: on(1),
+                tell_join_leave: on(2),
+                recoverable: on(3),
+                positioned: on(4),
+            };
+            assert_eq!(Traits::of_bits(traits.bits()), traits);
+        }
+    }
+
+    #[test]
+    fn a_plain_joined_subscription_has_no_memory_of_its_own() {
+        let local = LocalChannelId { slot: 1, generation: 2 };
+        let variant = Variant::plain(ringway_wire::centrifuge::Form::Json);
+        let mut one =
+            Subscription::asked_for(local, variant, Traits::default(), Asked { request: 7, ..Asked::default() });
+        assert_eq!((one.place(), one.asked().map(|asked| asked.request)), (None, Some(7)));
+        assert_eq!(one.take_asked().map(|asked| asked.request), Some(7));
+        one.joined(3);
+        assert!(one.rare.is_none() && one.place() == Some(3));
+        one.set_extra(SubscriptionExtra { info: (*b"1").into(), expires_at_ms: Some(5) });
+        assert_eq!((one.info(), one.expires_at_ms(), one.place()), (&b"1"[..], Some(5), Some(3)));
+        one.set_extra(SubscriptionExtra::default());
+        assert!(one.rare.is_none());
+    }
 }

@@ -284,10 +284,10 @@ impl Shard {
     fn leave_all(&mut self, conn: ConnId, code: u16) {
         let Some(session) = self.session_mut(conn) else { return };
         let subscriptions = core::mem::take(&mut session.subscriptions);
-        session.asks.clear();
+        session.forget_asks();
         let was_open = session.is_open();
-        for subscription in &subscriptions {
-            self.leave(conn, subscription);
+        for subscription in subscriptions {
+            self.leave(conn, &subscription);
         }
         self.leave_user(conn);
         if was_open && self.options.access.connect_events != EventMode::Off {

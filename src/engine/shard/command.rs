@@ -15,7 +15,6 @@ use crate::connection::{Connection, Phase};
 use crate::ids::ConnId;
 use crate::metrics::Metric;
 use crate::session::{AskWhat, Decision, Session};
-use crate::subscription::SubscriptionState;
 
 impl Shard {
     pub(super) fn command(&mut self, conn: ConnId, form: Form, command: &Command<'_>) {
@@ -23,7 +22,7 @@ impl Shard {
         let Some(session) = self.session(conn) else { return };
         let subscribed = |channel: &str| {
             let index = self.fanouts.find(channel).and_then(|local| session.subscription(local));
-            index.is_some_and(|index| matches!(session.subscriptions[index].state, SubscriptionState::Joined { .. }))
+            index.is_some_and(|index| session.subscriptions[index].place().is_some())
         };
         let id = command.id;
         match session.decide(command, &self.options, subscribed) {
@@ -65,8 +64,7 @@ impl Shard {
     }
 
     fn rpc(&mut self, conn: ConnId, form: Form, id: u32, method: &str, data: &[u8]) {
-        let Some(session) = self.session_mut(conn) else { return };
-        let number = session.number();
+        let number = self.new_request();
         match self.ask_backend(conn, number, &ClientEvent::Rpc { method, data }) {
             Ok(()) => self.wait(conn, number, AskWhat::Rpc { command: id }),
             Err(denied) => self.deny(conn, form, id, &denied.into()),

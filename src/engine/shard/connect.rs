@@ -29,7 +29,7 @@ use crate::ids::ConnId;
 use crate::lane_message::RecoverFrom;
 use crate::metrics::Metric;
 use crate::namespace::EventMode;
-use crate::session::{AskWhat, Granted, Identity, Known, Opening, Stage, client_id, epoch};
+use crate::session::{About, AskWhat, Granted, Known, Opening, Stage, client_id, epoch};
 use crate::subscription::AnswerTo;
 use crate::tokens::{ConnectClaims, TokenAsk, TokenCheck, TokenError, TokenSubscription};
 
@@ -49,8 +49,8 @@ impl Shard {
             opening.version = (&*request.version).into();
             opening.request_data = request.data.into();
         }
-        session.opening = Some(Box::new(opening));
-        let number = session.number();
+        session.begin_opening(opening);
+        let number = self.new_request();
         if !request.token.is_empty() {
             let ask = TokenAsk { core: self.options.core, conn, ask: number };
             match self.options.tokens.clone().check_connect(&request.token, ask) {
@@ -105,7 +105,7 @@ impl Shard {
             return self.close(conn, refusal.close_reason());
         }
         session.stage = Stage::Refused;
-        let Some(opening) = session.opening.take() else { return };
+        let Some(opening) = session.take_opening() else { return };
         let mut writer = ReplyWriter::resume(form, &mut self.replies);
         writer.error_custom(opening.command, refusal.code, refusal.message, refusal.temporary);
         if !self.release(conn) {
@@ -118,15 +118,11 @@ impl Shard {
         let now_ms = self.now_ms;
         let personal = authorize::personal_channel(&self.options.access, &claims.user);
         let Some(session) = self.session_mut(conn) else { return };
-        let Some(opening) = &mut session.opening else { return };
+        let Some(opening) = session.opening_mut() else { return };
         opening.data = data;
-        session.identity = Some(Box::new(Identity {
-            user: claims.user,
-            info: claims.info,
-            meta: claims.meta,
-            token_id: claims.token_id,
-            expires_at_ms: claims.expires_in_ms.map(|after_ms| now_ms + after_ms),
-        }));
+        session.identity.user = claims.user;
+        session.identity.set_about(About { info: claims.info, meta: claims.meta, token_id: claims.token_id });
+        session.identity.expires = claims.expires_in_ms.map(|after_ms| now_ms + after_ms).into();
         self.join_user(conn);
         let personal = personal.map(|channel| TokenSubscription { channel: channel.into(), ..Default::default() });
         for subscription in claims.subscriptions.into_iter().chain(personal) {
@@ -140,7 +136,7 @@ impl Shard {
     }
 
     fn opening_mut(&mut self, conn: ConnId) -> Option<&mut Opening> {
-        self.session_mut(conn)?.opening.as_deref_mut()
+        self.session_mut(conn)?.opening_mut()
     }
 
     /// An owner has granted (or refused: none) a server-side subscription of a connect command.
@@ -154,12 +150,12 @@ impl Shard {
     /// Answers the connect command when nothing is missing any more, and goes on with what waited behind it.
     pub(super) fn open_if_complete(&mut self, conn: ConnId) {
         let Some(session) = self.session_mut(conn) else { return };
-        if session.opening.as_ref().is_none_or(|opening| opening.waiting > 0) || session.stage != Stage::Opening {
+        if session.opening().is_none_or(|opening| opening.waiting > 0) || session.stage != Stage::Opening {
             return;
         }
         let form = session.form;
         session.stage = Stage::Open;
-        let Some(opening) = session.opening.take() else { return };
+        let Some(opening) = session.take_opening() else { return };
         self.arm_first_ping(conn);
         self.metrics.add(Metric::SessionsConnected, 1);
         self.write_connect_result(conn, form, &opening);
@@ -177,11 +173,11 @@ impl Shard {
     }
 
     fn tell_connected(&mut self, conn: ConnId, opening: &Opening) {
-        let Some(identity) = self.session(conn).and_then(|session| session.identity.clone()) else { return };
+        let Some(identity) = self.session(conn).map(|session| session.identity.clone()) else { return };
         let event = ClientEvent::Connect {
             user: &identity.user,
-            info: &identity.info,
-            meta: &identity.meta,
+            info: identity.info(),
+            meta: identity.meta(),
             name: &opening.name,
             version: &opening.version,
             data: &opening.request_data,
@@ -195,7 +191,7 @@ impl Shard {
             return;
         };
         let interval_ms = self.options.limits.ping_interval_ms as u64;
-        let expires_at_ms = session.identity.as_ref().and_then(|identity| identity.expires_at_ms);
+        let expires_at_ms = session.identity.expires.ms();
         let uni = session.uni;
         let epochs: Vec<EpochText> =
             opening.granted.iter().map(|granted| EpochText::new(granted.subscribed.top.epoch)).collect();

@@ -105,7 +105,7 @@ fn reason_of(code: u16) -> &'static str {
 
 /// User id and meta of a client.
 fn identity(session: &Session) -> (&str, &[u8]) {
-    session.identity.as_ref().map_or(("", &[]), |identity| (&*identity.user, &*identity.meta))
+    (session.user(), session.identity.meta())
 }
 
 /// How a client speaks.

@@ -19,7 +19,7 @@ use crate::ids::{ConnId, CoreId};
 use crate::lane_message::{LaneMessage, LeaveRequest, Origin, PublishAnswer};
 use crate::metrics::Metric;
 use crate::seam::Note;
-use crate::subscription::{AnswerTo, Asked, Leaving, SubscriptionState};
+use crate::subscription::{AnswerTo, Asked, Leaving, Subscription};
 
 impl Shard {
     pub(super) fn lane(&mut self, message: LaneMessage) {
@@ -30,7 +30,7 @@ impl Shard {
             LaneMessage::MemberLeave(request) => self.owned_member_leave(&request),
             LaneMessage::ChannelCall(call) => self.owned_channel_call(&call),
             LaneMessage::ChannelsCall(call) => self.owned_channels_call(*call),
-            LaneMessage::UserJoin(presence) => self.owned_user_join(*presence),
+            LaneMessage::UserJoin(presence) => self.owned_user_join(&presence),
             LaneMessage::UserLeave(presence) => self.owned_user_leave(&presence),
             LaneMessage::UserCall(call) if call.origin.is_some() => self.owned_user_call(*call),
             LaneMessage::PublishAnswer(answer) => self.publish_answered(&answer),
@@ -119,27 +119,21 @@ impl Shard {
     /// Ends a client's subscriptions to channels that are gone; returns how many it was told of.
     fn end_subscriptions(&mut self, conn: ConnId, form: Form, gone: &BTreeMap<(u32, u32), Box<str>>) -> u32 {
         let Some(session) = self.session_mut(conn) else { return 0 };
-        let mut ended = Vec::new();
-        session.subscriptions.retain_mut(|subscription| {
-            let name = gone.get(&(subscription.local.slot, subscription.local.generation));
-            let Some(name) = name else { return true };
-            let state = core::mem::replace(&mut subscription.state, SubscriptionState::Joined { index: 0 });
-            ended.push((name, subscription.traits, state));
-            false
-        });
+        let name = |one: &Subscription| gone.get(&(one.local.slot, one.local.generation));
+        let ended = session.subscriptions.remove_all(|subscription| name(subscription).is_some());
         let told = ended.len() as u32;
         let mut lost_server_side = false;
-        for (name, traits, state) in ended {
-            match state {
-                SubscriptionState::Joined { .. } => {
-                    self.metrics.sub(Metric::SubscriptionsOpen, 1);
-                    lost_server_side |= traits.server_side;
-                    if !traits.server_side {
-                        let (code, reason) = INSUFFICIENT_STATE;
-                        self.pushes(conn).push_unsubscribe(name, code, reason);
-                    }
-                }
-                SubscriptionState::Asked(asked) => self.asked_in_vain(conn, form, &asked),
+        for subscription in ended {
+            if let Some(asked) = subscription.asked() {
+                self.asked_in_vain(conn, form, asked);
+                continue;
+            }
+            self.metrics.sub(Metric::SubscriptionsOpen, 1);
+            let server_side = subscription.traits().server_side;
+            lost_server_side |= server_side;
+            if let (Some(name), false) = (name(&subscription), server_side) {
+                let (code, reason) = INSUFFICIENT_STATE;
+                self.pushes(conn).push_unsubscribe(name, code, reason);
             }
         }
         if lost_server_side {

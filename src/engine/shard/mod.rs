@@ -67,7 +67,6 @@ use crate::route;
 use crate::seam::{Accepted, Action, Input, Note, Port};
 use crate::session::Stage;
 use crate::slots::Slots;
-use crate::subscription::SubscriptionState;
 use crate::timers::Timers;
 use crate::users::{LocalUsers, UserCores};
 use inflating::Inflating;
@@ -101,6 +100,8 @@ pub struct Shard {
     metrics: Metrics,
     actions: Vec<Action>,
     random: Random,
+    /// Number of the latest request that waits for an answer from elsewhere.
+    requests: u32,
     pings: [Frame; Form::COUNT],
     /// Backends with acknowledgements to write at the end of the turn.
     to_acknowledge: Vec<ConnId>,
@@ -156,6 +157,7 @@ impl Shard {
             metrics: Metrics::new(),
             actions: Vec::new(),
             random,
+            requests: 0,
             pings: Form::ALL.map(|form| Frame::from_bytes(&framed(form, PING[form as usize]))),
             to_acknowledge: Vec::new(),
             replies: Vec::new(),
@@ -367,6 +369,12 @@ impl Shard {
         (&mut self.owner, around)
     }
 
+    /// The number of a new request of some client: unique here for as long as requests wait.
+    fn new_request(&mut self) -> u32 {
+        self.requests = self.requests.wrapping_add(1);
+        self.requests
+    }
+
     fn note(&mut self, note: Note) {
         self.metrics.add(Metric::EngineNotes, 1);
         self.actions.push(Action::Note(note));
@@ -496,8 +504,8 @@ impl Shard {
                 continue;
             };
             for subscription in session.subscriptions.iter_mut().filter(|subscription| subscription.local == local) {
-                if let SubscriptionState::Joined { index: place } = &mut subscription.state {
-                    *place = index;
+                if subscription.place().is_some() {
+                    subscription.joined(index);
                 }
             }
         }

@@ -49,8 +49,8 @@ impl Shard {
         owner.list(&mut around);
     }
 
-    pub(super) fn owned_user_join(&mut self, presence: UserPresence) {
-        self.user_cores.join(presence.user, presence.from);
+    pub(super) fn owned_user_join(&mut self, presence: &UserPresence) {
+        self.user_cores.join(&presence.user, presence.from);
         self.metrics.set(Metric::UsersOnline, self.user_cores.len() as u64);
     }
 
@@ -69,7 +69,7 @@ impl Shard {
 
     fn pass_on(&mut self, call: UserCall) -> u16 {
         let UserCall { user, client, order, .. } = call;
-        let cores: Vec<CoreId> = self.user_cores.cores(&user).into();
+        let cores: Vec<CoreId> = self.user_cores.cores(&user).collect();
         for core in &cores {
             let copy = UserCall {
                 user: user.clone(),

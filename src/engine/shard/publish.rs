@@ -42,8 +42,7 @@ impl Shard {
                 self.publish_to_owner(conn, id, channel, payload, kind);
             }
             EventMode::Ask => {
-                let Some(session) = self.session_mut(conn) else { return };
-                let number = session.number();
+                let number = self.new_request();
                 match self.ask_backend(conn, number, &event) {
                     Ok(()) => {
                         self.wait(conn, number, AskWhat::Publish { command: id, channel: channel.into(), payload });
@@ -91,14 +90,13 @@ impl Shard {
         let local = self.fanouts.find(channel);
         let Some(session) = self.session_mut(conn) else { return };
         session.in_flight += 1;
-        let identity = session.identity.as_deref();
+        let identity = &session.identity;
         let subscription = local.and_then(|local| session.subscription(local));
-        let extra = subscription.and_then(|index| session.subscriptions[index].extra.as_deref());
         let publisher = Publisher {
-            user: identity.map_or_else(Box::default, |identity| identity.user.clone()),
+            user: identity.user.clone(),
             client: client.as_ref().into(),
-            conn_info: identity.map_or_else(Box::default, |identity| identity.info.clone()),
-            chan_info: extra.map_or_else(Box::default, |extra| extra.info.clone()),
+            conn_info: identity.info().into(),
+            chan_info: subscription.map_or_else(Box::default, |index| session.subscriptions[index].info().into()),
         };
         let request = PublishRequest {
             channel: channel.into(),

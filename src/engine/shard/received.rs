@@ -319,7 +319,7 @@ impl Shard {
         else {
             return false;
         };
-        let Some(opening) = &mut session.opening else { return false };
+        let Some(opening) = session.opening_mut() else { return false };
         opening.rest = rest.to_vec();
         Outboxes::hold(outbox);
         true

@@ -11,7 +11,7 @@ use super::Shard;
 use super::subscribe::ttl_s;
 use crate::ids::ConnId;
 use crate::metrics::Metric;
-use crate::session::{AskWhat, client_id};
+use crate::session::{About, AskWhat, client_id};
 use crate::subscription::SubscriptionExtra;
 use crate::tokens::{ConnectClaims, SubscribeClaims, TokenAsk, TokenCheck, TokenError};
 
@@ -20,8 +20,7 @@ const EXPIRED: (u32, &str) = (2501, "subscription expired");
 
 impl Shard {
     pub(super) fn refresh(&mut self, conn: ConnId, id: u32, token: &str) {
-        let Some(session) = self.session_mut(conn) else { return };
-        let number = session.number();
+        let number = self.new_request();
         let ask = TokenAsk { core: self.options.core, conn, ask: number };
         match self.options.tokens.clone().check_connect(token, ask) {
             TokenCheck::Done(verdict) => self.refresh_checked(conn, id, verdict),
@@ -46,12 +45,8 @@ impl Shard {
             Err(TokenError::Busy) => return self.refuse(form, id, ClientError::TooManyRequests),
         };
         let expires_at_ms = claims.expires_in_ms.map(|after_ms| now_ms + after_ms);
-        if let Some(identity) = &mut session.identity {
-            identity.info = claims.info;
-            identity.meta = claims.meta;
-            identity.token_id = claims.token_id;
-            identity.expires_at_ms = expires_at_ms;
-        }
+        session.identity.set_about(About { info: claims.info, meta: claims.meta, token_id: claims.token_id });
+        session.identity.expires = expires_at_ms.into();
         self.arm_client(conn);
         let client = client_id(self.options.boot, self.options.core, conn);
         let result = RefreshResult {
@@ -64,8 +59,7 @@ impl Shard {
     }
 
     pub(super) fn sub_refresh(&mut self, conn: ConnId, id: u32, channel: &str, token: &str) {
-        let Some(session) = self.session_mut(conn) else { return };
-        let number = session.number();
+        let number = self.new_request();
         let ask = TokenAsk { core: self.options.core, conn, ask: number };
         match self.options.tokens.clone().check_subscribe(token, ask) {
             TokenCheck::Done(verdict) => self.sub_refresh_checked(conn, id, channel, verdict),
@@ -109,8 +103,7 @@ impl Shard {
         };
         let expires_at_ms = claims.subscription.expires_in_ms.map(|after_ms| now_ms + after_ms);
         let info = claims.subscription.info;
-        session.subscriptions[index].extra = (!info.is_empty() || expires_at_ms.is_some())
-            .then(|| alloc::boxed::Box::new(SubscriptionExtra { info, expires_at_ms }));
+        session.subscriptions[index].set_extra(SubscriptionExtra { info, expires_at_ms });
         self.arm_client(conn);
         let ttl = ttl_s(expires_at_ms, now_ms);
         ReplyWriter::resume(form, &mut self.replies).sub_refresh(id, expires_at_ms.is_some(), ttl);
@@ -121,16 +114,16 @@ impl Shard {
         let overdue_ms = self.now_ms.saturating_sub(self.options.limits.expired_grace_ms as u64);
         let Some(session) = self.session(conn) else { return false };
         let overdue = |at_ms: Option<u64>| at_ms.is_some_and(|at_ms| at_ms <= overdue_ms);
-        if overdue(session.identity.as_ref().and_then(|identity| identity.expires_at_ms)) {
+        if overdue(session.identity.expires.ms()) {
             self.close(conn, CloseReason::Expired);
             return false;
         }
         while let Some((index, server_side)) = self.session(conn).and_then(|session| {
-            let index = session.subscriptions.iter().position(|subscription| {
-                overdue(subscription.extra.as_ref().and_then(|extra| extra.expires_at_ms))
-                    && matches!(subscription.state, crate::subscription::SubscriptionState::Joined { .. })
-            })?;
-            Some((index, session.subscriptions[index].traits.server_side))
+            let index = session
+                .subscriptions
+                .iter()
+                .position(|subscription| overdue(subscription.expires_at_ms()) && subscription.place().is_some())?;
+            Some((index, session.subscriptions[index].traits().server_side))
         }) {
             if server_side {
                 self.close(conn, CloseReason::SubscriptionExpired);

@@ -11,7 +11,6 @@ use crate::fanout::{Delivery, Lossy};
 use crate::metrics::Metric;
 use crate::namespace::SlowConsumer;
 use crate::outbox::{Mark, Outboxes, Queue};
-use crate::subscription::SubscriptionState;
 
 /// What was dropped since it was last settled. Kept and reused.
 #[derive(Debug, Default)]
@@ -87,7 +86,7 @@ impl Shard {
             };
             // The slot may be another channel's since: then that one gets one publication whole.
             for subscription in session.subscriptions.iter().filter(|subscription| subscription.local.slot == channel) {
-                if let SubscriptionState::Joined { index } = subscription.state {
+                if let Some(index) = subscription.place() {
                     self.fanouts.drop_base(subscription.local, subscription.variant, index);
                 }
             }

@@ -32,8 +32,7 @@ use crate::namespace::{EventMode, NamespaceId};
 use crate::presence::Member;
 use crate::session::{AskWhat, Granted, Right, SubscribeDecision, client_id};
 use crate::subscription::{
-    AnswerTo, Asked, Leaving, Subscription, SubscriptionExtra, SubscriptionState, Traits, Wants, hears_join_leave,
-    traits_of,
+    AnswerTo, Asked, Leaving, Subscription, SubscriptionExtra, Traits, Wants, hears_join_leave, traits_of,
 };
 use crate::tokens::{Overrides, SubscribeClaims, TokenAsk, TokenCheck, TokenError, TokenSubscription};
 use crate::variant::Variant;
@@ -111,7 +110,7 @@ impl Shard {
         let recovers = traits.recoverable;
         let now_ms = self.now_ms;
         let Some(session) = self.session_mut(conn) else { return false };
-        let known = session.opening.as_ref().filter(|_| answer_to == AnswerTo::Connect);
+        let known = session.opening().filter(|_| answer_to == AnswerTo::Connect);
         let known = known.and_then(|opening| opening.known.iter().find(|known| *known.channel == *channel));
         let recover = recover.or(known.map(|known| known.from)).filter(|_| recovers);
         let variant = session.variant().with_join_leave(join_leave);
@@ -153,11 +152,11 @@ impl Shard {
         self.session(conn)?;
         let local = self.fanouts.follow(channel, namespace);
         self.metrics.set(Metric::ChannelsFollowed, self.fanouts.len() as u64);
+        let number = self.new_request();
         let session = self.session_mut(conn)?;
-        let number = session.number();
         session.in_flight += 1;
-        let state = SubscriptionState::Asked(Box::new(Asked { request: number, ..asked }));
-        session.subscriptions.push(Subscription { local, variant, traits, state, extra: None });
+        let asked = Asked { request: number, ..asked };
+        session.subscriptions.push(Subscription::asked_for(local, variant, traits, asked));
         Some((local, number))
     }
 
@@ -172,7 +171,7 @@ impl Shard {
         let Some(session) = self.session_mut(conn) else { return };
         let Some(index) = session.asked(local, number) else { return };
         if !info.is_empty() || expires_at_ms.is_some() {
-            session.subscriptions[index].extra = Some(Box::new(SubscriptionExtra { info, expires_at_ms }));
+            session.subscriptions[index].set_extra(SubscriptionExtra { info, expires_at_ms });
         }
     }
 
@@ -182,21 +181,21 @@ impl Shard {
         let Some(channel) = self.fanouts.get(local).map(|channel| channel.name.clone()) else { return };
         let Some(session) = self.session_mut(conn) else { return };
         let Some(index) = session.asked(local, number) else { return };
-        let identity = session.identity.as_deref();
+        let identity = &session.identity;
         let subscription = &session.subscriptions[index];
-        let stays = matches!(&subscription.state, SubscriptionState::Asked(asked) if asked.leaving.is_none());
-        let member = (subscription.traits.member && stays).then(|| {
+        let stays = subscription.asked().is_some_and(|asked| asked.leaving.is_none());
+        let member = (subscription.traits().member && stays).then(|| {
             Box::new(Member {
                 core,
                 conn,
                 client: client_id(boot, core, conn).as_ref().into(),
-                user: identity.map_or_else(Box::default, |identity| identity.user.clone()),
-                conn_info: identity.map_or_else(Box::default, |identity| identity.info.clone()),
-                chan_info: subscription.extra.as_ref().map_or_else(Box::default, |extra| extra.info.clone()),
+                user: identity.user.clone(),
+                conn_info: identity.info().into(),
+                chan_info: subscription.info().into(),
             })
         });
-        let (variant, tell_join_leave) = (subscription.variant, subscription.traits.tell_join_leave);
-        let SubscriptionState::Asked(asked) = &mut session.subscriptions[index].state else { return };
+        let (variant, tell_join_leave) = (subscription.variant, subscription.traits().tell_join_leave);
+        let Some(asked) = session.subscriptions[index].asked_mut() else { return };
         asked.sent = true;
         let recover = asked.recover;
         let owner = self.owner_of(&channel);
@@ -282,12 +281,12 @@ impl Shard {
         };
         let Some(index) = session.asked(local, number) else { return };
         let subscription = &mut session.subscriptions[index];
-        let before = subscription.traits;
+        let before = subscription.traits();
         let wants = Wants { recovery: before.recoverable, positioned: before.positioned };
-        subscription.traits = traits_of(rules, &granted.overrides, wants);
+        subscription.set_traits(traits_of(rules, &granted.overrides, wants));
         let hears = hears_join_leave(rules, &granted.overrides, subscription.variant.join_leave());
         subscription.variant = subscription.variant.with_join_leave(hears);
-        if let SubscriptionState::Asked(asked) = &mut subscription.state {
+        if let Some(asked) = subscription.asked_mut() {
             asked.data = granted.data;
         }
         let expires_at_ms = granted.expires_in_ms.map(|after_ms| now_ms + after_ms);
@@ -308,10 +307,10 @@ impl Shard {
         answer: impl FnOnce(&mut Self, Form, u32),
     ) {
         self.metrics.add(Metric::SubscribesRefused, 1);
-        let Some((form, subscription)) = self.take_asked(conn, number, local) else { return };
+        let Some((form, mut subscription)) = self.take_asked(conn, number, local) else { return };
         self.fanouts.answered(local);
         self.unfollow_if_unused(local);
-        let SubscriptionState::Asked(asked) = subscription.state else { return };
+        let Some(asked) = subscription.take_asked() else { return };
         if let AnswerTo::Command(command) = asked.answer_to {
             answer(self, form, command);
         }
@@ -344,8 +343,7 @@ impl Shard {
         let Some(Recovery::Recovered(publications)) = &granted.recovery else { return granted };
         let waiting = self.connections.get(conn.slot, conn.generation).map_or(0, |c| c.outbox.bytes() as usize);
         // Several server-side subscriptions are answered together.
-        let gathered =
-            self.session(conn).and_then(|session| session.opening.as_ref()).map_or(0, |opening| opening.bytes());
+        let gathered = self.session(conn).and_then(|session| session.opening()).map_or(0, |opening| opening.bytes());
         let bytes: usize = publications.iter().map(|missed| missed.payload().len() + RECOVERED_ENVELOPE_BYTES).sum();
         // Half of the outbox is left to what comes behind.
         if waiting + gathered + bytes > self.options.limits.outbox_bytes_max as usize / 2 && !publications.is_empty() {
@@ -360,17 +358,13 @@ impl Shard {
         let session = self.session_mut(conn)?;
         let index = session.asked(local, number)?;
         session.in_flight -= 1;
-        Some((session.form, session.subscriptions.swap_remove(index)))
+        Some((session.form, session.subscriptions.swap_remove(index)?))
     }
 
     fn answer_subscriber(&mut self, conn: ConnId, mut subscription: Subscription, subscribed: Option<Subscribed>) {
-        let SubscriptionState::Asked(asked) =
-            core::mem::replace(&mut subscription.state, SubscriptionState::Joined { index: 0 })
-        else {
-            return;
-        };
+        let Some(asked) = subscription.take_asked() else { return };
         let local = subscription.local;
-        let Asked { answer_to, recover, reject_unrecovered, data, leaving, .. } = *asked;
+        let Asked { answer_to, recover, reject_unrecovered, data, leaving, .. } = asked;
         let Some(channel) = self.fanouts.get(local) else { return };
         let has_position = self.options.namespaces.get(channel.namespace).history_size > 0;
         let (name, form) = (channel.name.clone(), subscription.variant.form());
@@ -386,8 +380,8 @@ impl Shard {
             recover,
             subscribed,
             variant: subscription.variant,
-            traits: subscription.traits,
-            expires_at_ms: subscription.extra.as_ref().and_then(|extra| extra.expires_at_ms),
+            traits: subscription.traits(),
+            expires_at_ms: subscription.expires_at_ms(),
             data,
         });
         let leaves = leaving.is_some();
@@ -408,7 +402,7 @@ impl Shard {
         }
         if joined {
             self.join(conn, subscription, &name);
-        } else if subscription.traits.member && !leaves {
+        } else if subscription.traits().member && !leaves {
             // The owner has counted it in already (or refused, and finds nobody).
             self.member_left(conn, &name);
         }
@@ -421,9 +415,9 @@ impl Shard {
 
     fn join(&mut self, conn: ConnId, mut subscription: Subscription, channel: &str) {
         let index = self.fanouts.join(subscription.local, subscription.variant, conn.slot);
-        subscription.state = SubscriptionState::Joined { index };
+        subscription.joined(index);
         self.metrics.add(Metric::SubscriptionsOpen, 1);
-        let expires = subscription.extra.as_ref().is_some_and(|extra| extra.expires_at_ms.is_some());
+        let expires = subscription.expires_at_ms().is_some();
         let told = self.events_of(subscription.local) == EventMode::Notify;
         let Some(session) = self.session_mut(conn) else { return };
         session.subscriptions.push(subscription);
@@ -501,10 +495,10 @@ impl Shard {
         let index = local.and_then(|local| session.subscription(local));
         // Without a subscription the answer is the same: the client is not subscribed. What the server has made the
         // client cannot end.
-        let Some(index) = index.filter(|index| !session.subscriptions[*index].traits.server_side) else {
+        let Some(index) = index.filter(|index| !session.subscriptions[*index].traits().server_side) else {
             return ReplyWriter::resume(form, &mut self.replies).unsubscribe(id);
         };
-        if let SubscriptionState::Asked(_) = &session.subscriptions[index].state {
+        if session.subscriptions[index].asked().is_some() {
             // Answered in order, behind the subscribe.
             return self.leave_when_answered(conn, index, Leaving::Command(id));
         }
@@ -517,8 +511,8 @@ impl Shard {
     fn leave_when_answered(&mut self, conn: ConnId, index: usize, leaving: Leaving) {
         let Some(session) = self.session_mut(conn) else { return };
         let subscription = &mut session.subscriptions[index];
-        let (local, member) = (subscription.local, subscription.traits.member);
-        let SubscriptionState::Asked(asked) = &mut subscription.state else { return };
+        let (local, member) = (subscription.local, subscription.traits().member);
+        let Some(asked) = subscription.asked_mut() else { return };
         if asked.leaving.is_some() {
             return;
         }
@@ -532,7 +526,7 @@ impl Shard {
     /// Ends a subscription from our side: the client is told with a push.
     pub(super) fn end_from_server(&mut self, conn: ConnId, index: usize, code: u32, reason: &str) {
         let Some(session) = self.session_mut(conn) else { return };
-        if let SubscriptionState::Asked(_) = &session.subscriptions[index].state {
+        if session.subscriptions[index].asked().is_some() {
             return self.leave_when_answered(conn, index, Leaving::Server { code, reason: reason.into() });
         }
         let local = session.subscriptions[index].local;
@@ -543,7 +537,7 @@ impl Shard {
 
     fn end_subscription(&mut self, conn: ConnId, index: usize) {
         let Some(session) = self.session_mut(conn) else { return };
-        let subscription = session.subscriptions.swap_remove(index);
+        let Some(subscription) = session.subscriptions.swap_remove(index) else { return };
         self.leave(conn, &subscription);
     }
 
@@ -551,10 +545,11 @@ impl Shard {
     pub(super) fn leave(&mut self, conn: ConnId, subscription: &Subscription) {
         let local = subscription.local;
         let channel = self.fanouts.get(local).map(|channel| channel.name.clone());
-        let asked_owner = match &subscription.state {
-            SubscriptionState::Joined { index } => {
+        let asked_owner = match subscription.asked() {
+            None => {
                 self.metrics.sub(Metric::SubscriptionsOpen, 1);
-                if let Some(moved) = self.fanouts.leave(local, subscription.variant, *index) {
+                let place = subscription.place();
+                if let Some(moved) = place.and_then(|place| self.fanouts.leave(local, subscription.variant, place)) {
                     self.moved.push(moved);
                     self.apply_moves();
                 }
@@ -565,7 +560,7 @@ impl Shard {
                 }
                 true
             }
-            SubscriptionState::Asked(asked) => {
+            Some(asked) => {
                 if !asked.sent {
                     // Nobody will answer what was never asked.
                     self.fanouts.answered(local);
@@ -574,7 +569,7 @@ impl Shard {
             }
         };
         if asked_owner
-            && subscription.traits.member
+            && subscription.traits().member
             && let Some(channel) = &channel
         {
             self.member_left(conn, channel);

@@ -7,6 +7,7 @@ use ringway_wire::ingest::{IngestError, write_ping};
 
 use super::Shard;
 use crate::connection::{Connection, Phase};
+use crate::deadline::Deadline;
 use crate::frame::Frame;
 use crate::ids::ConnId;
 use crate::limits::TICK_MS;
@@ -93,7 +94,7 @@ impl Shard {
         if interval_ms == 0 {
             session.ping = PingState::Off;
         } else {
-            session.ping_at_ms = now_ms + first_ms;
+            session.ping_at = Deadline::at_ms(now_ms + first_ms);
         }
         self.arm_client(conn);
     }
@@ -102,7 +103,7 @@ impl Shard {
     pub(super) fn arm_client(&mut self, conn: ConnId) {
         let grace_ms = self.options.limits.expired_grace_ms as u64;
         let Some(session) = self.session(conn).filter(|session| session.is_open()) else { return };
-        let ping = (session.ping != PingState::Off).then_some(session.ping_at_ms);
+        let ping = session.ping_at.ms().filter(|_| session.ping != PingState::Off);
         let expiry = session.expires_at_ms().map(|at_ms| at_ms + grace_ms);
         match ping.into_iter().chain(expiry).min() {
             Some(at_ms) => self.timers.arm(conn.slot, at_ms),
@@ -124,13 +125,13 @@ impl Shard {
         let deaf = self.is_pressed() || !self.wants_read(conn);
         let now_ms = self.now_ms;
         let Some(session) = self.session_mut(conn) else { return };
-        if session.ping_at_ms > now_ms {
+        if session.ping_at.ms().is_none_or(|at_ms| at_ms > now_ms) {
             return;
         }
         match session.ping {
             PingState::Off => {}
             PingState::Resting if session.uni => {
-                session.ping_at_ms = now_ms + interval_ms;
+                session.ping_at = Deadline::at_ms(now_ms + interval_ms);
                 let ping = self.pings[session.form as usize].clone();
                 self.metrics.add(Metric::PingsSent, 1);
                 self.send(conn, ping);
@@ -138,16 +139,16 @@ impl Shard {
             PingState::Resting => {
                 session.awaiting_pong = true;
                 session.ping = PingState::Asked;
-                session.ping_at_ms = now_ms + timeout_ms;
+                session.ping_at = Deadline::at_ms(now_ms + timeout_ms);
                 let ping = self.pings[session.form as usize].clone();
                 self.metrics.add(Metric::PingsSent, 1);
                 self.send(conn, ping);
             }
             PingState::Asked if !session.awaiting_pong => {
                 session.ping = PingState::Resting;
-                session.ping_at_ms = now_ms + interval_ms.saturating_sub(timeout_ms).max(TICK_MS);
+                session.ping_at = Deadline::at_ms(now_ms + interval_ms.saturating_sub(timeout_ms).max(TICK_MS));
             }
-            PingState::Asked if deaf => session.ping_at_ms = now_ms + timeout_ms.max(TICK_MS),
+            PingState::Asked if deaf => session.ping_at = Deadline::at_ms(now_ms + timeout_ms.max(TICK_MS)),
             PingState::Asked => self.close(conn, CloseReason::NoPong),
         }
     }

@@ -13,7 +13,8 @@ use crate::connection::{Connection, Phase};
 use crate::ids::ConnId;
 use crate::lane_message::{LaneMessage, RecoverFrom, UserPresence};
 use crate::metrics::Metric;
-use crate::session::client_id;
+use crate::session::{About, client_id};
+use crate::slots::Slots;
 use crate::subscription::AnswerTo;
 
 impl Shard {
@@ -23,7 +24,8 @@ impl Shard {
             Some(session) if !session.user().is_empty() => session.user().into(),
             _ => return,
         };
-        if self.users.insert(&user, conn) {
+        let connections = &self.connections;
+        if self.users.insert(&user, conn.slot, |slot| user_at(connections, slot)) {
             let presence = UserPresence { user, from: self.options.core };
             self.lanes.push(self.owner_of(&presence.user), LaneMessage::UserJoin(presence.into()));
         }
@@ -31,7 +33,12 @@ impl Shard {
     }
 
     pub(super) fn leave_user(&mut self, conn: ConnId) {
-        if let Some(user) = self.users.remove(conn) {
+        let user: Box<str> = match self.session(conn) {
+            Some(session) if !session.user().is_empty() => session.user().into(),
+            _ => return,
+        };
+        let connections = &self.connections;
+        if self.users.remove(&user, conn.slot, |slot| user_at(connections, slot)) {
             let presence = UserPresence { user, from: self.options.core };
             self.lanes.push(self.owner_of(&presence.user), LaneMessage::UserLeave(presence.into()));
         }
@@ -40,7 +47,9 @@ impl Shard {
 
     /// Does what a backend wants done with the connections of a user.
     pub(super) fn carry_out(&mut self, call: &UserCall) {
-        let connections: Vec<ConnId> = self.users.connections(&call.user).collect();
+        let slots = self.users.connections(&call.user, |slot| user_at(&self.connections, slot));
+        let id = |slot| self.connections.at(slot).map(|(generation, _)| ConnId { slot, generation });
+        let connections: Vec<ConnId> = slots.filter_map(id).collect();
         for conn in connections {
             let client = client_id(self.options.boot, self.options.core, conn);
             if call.client.is_empty() || *call.client == *client.as_ref() {
@@ -65,10 +74,11 @@ impl Shard {
             UserOrder::Refresh { expired: true, .. } => self.close(conn, CloseReason::Expired),
             UserOrder::Refresh { expires_in_ms, info, .. } => {
                 let expires_at_ms = expires_in_ms.map(|after_ms| self.now_ms + after_ms);
-                if let Some(identity) = self.session_mut(conn).and_then(|session| session.identity.as_mut()) {
-                    identity.expires_at_ms = expires_at_ms;
+                if let Some(session) = self.session_mut(conn) {
+                    session.identity.expires = expires_at_ms.into();
                     if let Some(info) = info {
-                        identity.info = info.clone();
+                        let about = session.identity.about.take().map(|about| *about).unwrap_or_default();
+                        session.identity.set_about(About { info: info.clone(), ..about });
                     }
                 }
                 self.arm_client(conn);
@@ -108,8 +118,7 @@ impl Shard {
         let revoked: Vec<ConnId> = (0..self.connections.slots())
             .filter_map(|slot| match self.connections.at(slot)? {
                 (generation, Connection { phase: Phase::Client(session), .. }) => {
-                    let identity = session.identity.as_ref()?;
-                    (*identity.token_id == *token_id).then_some(ConnId { slot, generation })
+                    (session.identity.token_id() == token_id).then_some(ConnId { slot, generation })
                 }
                 _ => None,
             })
@@ -117,5 +126,13 @@ impl Shard {
         for conn in revoked {
             self.close(conn, CloseReason::InvalidToken);
         }
+    }
+}
+
+/// The user of the connection in a slot; empty: none.
+fn user_at(connections: &Slots<Connection>, slot: u32) -> &str {
+    match connections.at(slot) {
+        Some((_, Connection { phase: Phase::Client(session), .. })) => session.user(),
+        _ => "",
     }
 }
