@@ -37,6 +37,10 @@ impl List {
 
     /// Appends a connection; returns its place.
     pub(crate) fn join(&mut self, slot: u32) -> u32 {
+        if self.entries.is_empty() {
+            // Many channels have one subscriber.
+            self.entries.reserve_exact(1);
+        }
         self.entries.push(slot);
         self.entries.len() as u32 - 1
     }

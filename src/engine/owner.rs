@@ -302,12 +302,18 @@ impl Owner {
                 interest.local = request.local;
                 interest.variants = VariantSet::NONE.with(request.variant);
             }
-            None => channel.interest.push(Interest {
-                core: request.from,
-                local: request.local,
-                variants: VariantSet::NONE.with(request.variant),
-                members: 0,
-            }),
+            None => {
+                if channel.interest.is_empty() {
+                    // Most channels have subscribers on one core.
+                    channel.interest.reserve_exact(1);
+                }
+                channel.interest.push(Interest {
+                    core: request.from,
+                    local: request.local,
+                    variants: VariantSet::NONE.with(request.variant),
+                    members: 0,
+                });
+            }
         }
         let top = Position { offset: channel.top, epoch: channel.epoch };
         let mode = around.namespaces.get(channel.namespace).recovery_mode;

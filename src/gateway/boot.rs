@@ -62,6 +62,7 @@ pub fn run(config: Config) -> u8 {
 }
 
 fn start(mut config: Config) -> Result<(), Refusal> {
+    sys_thread::small_pages_only();
     let files_max = sys_thread::raise_open_file_limit();
     bound_connections(&mut config, files_max)?;
     // Held until the process ends.

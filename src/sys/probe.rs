@@ -10,6 +10,7 @@ use std::os::unix::net::UnixStream;
 
 use io_uring::{IoUring, Probe, opcode};
 
+use crate::buffers::Scratch;
 use crate::op::Errno;
 use crate::ring::{Ring, RingOptions};
 use crate::socket::Socket;
@@ -131,10 +132,11 @@ pub(crate) fn check_sends_end_when_submitted(ring: &mut Ring) -> Result<(), Unsu
     let pair = UnixStream::pair().and_then(|(near, far)| near.set_nonblocking(true).map(|()| (near, far)));
     let (near, _far) = pair.map_err(|error| unsupported(format!("no socket pair to try it on: {error}")))?;
     let near = Socket::from(OwnedFd::from(near));
-    // More than any default socket buffer holds.
-    let large = vec![0u8; 16 << 20];
+    // More than any default socket buffer holds. Never written, so it takes no memory.
+    let large = Scratch::new(16 << 20).map_err(|errno| unsupported(format!("no memory to try it with: {errno}")))?;
+    let large = large.as_slice();
     let mut exceptions = Vec::new();
-    ring.send_all([(&near, &large[..1]), (&near, &large[..]), (&near, &large[..])].into_iter(), &mut exceptions);
+    ring.send_all([(&near, &large[..1]), (&near, large), (&near, large)].into_iter(), &mut exceptions);
     match exceptions[..] {
         [(1, Ok(taken)), (2, Err(errno))] if taken < large.len() && errno.is_again() => Ok(()),
         _ => Err(unsupported(format!("a trial gave {exceptions:?}"))),
