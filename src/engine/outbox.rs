@@ -327,11 +327,13 @@ impl Outboxes {
         }
     }
 
-    /// Drops everything but a frame that has begun to go out, so that a Close frame can follow it.
+    /// Drops everything but a frame that has begun to go out, so that a Close frame can follow it; of a held queue also
+    /// not what stood in it when it was stopped (the upgrade's answer, without which a Close frame cannot be read).
     pub fn drop_unsent(&mut self, queue: &mut Queue) {
         let begun = (queue.sent > 0).then_some(queue.head);
-        let mut next = match begun {
-            Some(head) => core::mem::replace(&mut self.nodes[head as usize].next, NONE),
+        let kept = if queue.held && queue.held_behind != NONE { Some(queue.held_behind) } else { begun };
+        let mut next = match kept {
+            Some(last) => core::mem::replace(&mut self.nodes[last as usize].next, NONE),
             None => queue.head,
         };
         while next != NONE {
@@ -339,7 +341,7 @@ impl Outboxes {
             self.release(queue, next);
             next = following;
         }
-        (queue.head, queue.tail) = begun.map_or((NONE, NONE), |head| (head, head));
+        (queue.head, queue.tail) = kept.map_or((NONE, NONE), |last| (queue.head, last));
     }
 
     /// Frees everything; the connection is gone.
@@ -619,6 +621,26 @@ mod tests {
         assert_eq!(batch.get(0).map(|(_, bytes)| bytes), Some(b"rst|close".as_slice()));
         outboxes.clear(&mut queue);
         assert_eq!(outboxes.nodes_in_use(), 0);
+    }
+
+    #[test]
+    fn what_stood_before_a_queue_was_held_is_kept_when_the_rest_is_dropped() {
+        let (mut outboxes, mut queue) = (Outboxes::default(), Queue::EMPTY);
+        outboxes.push(&mut queue, Frame::from_bytes(b"101"));
+        Outboxes::hold(&mut queue);
+        outboxes.push(&mut queue, Frame::from_bytes(b"publication"));
+        outboxes.drop_unsent(&mut queue);
+        assert_eq!(queue.bytes(), 3);
+        outboxes.push(&mut queue, Frame::from_bytes(b"|close"));
+        let mut batch = WriteBatch::default();
+        outboxes.collect(&queue, CONN, &mut batch);
+        assert_eq!(batch.get(0).map(|(_, bytes)| bytes), Some(b"101|close".as_slice()));
+        // Nothing stood there: nothing is kept.
+        outboxes.clear(&mut queue);
+        Outboxes::hold(&mut queue);
+        outboxes.push(&mut queue, Frame::from_bytes(b"publication"));
+        outboxes.drop_unsent(&mut queue);
+        assert!(queue.is_empty() && outboxes.nodes_in_use() == 0);
     }
 
     #[test]

@@ -43,6 +43,8 @@ pub struct Session {
     pub stage: Stage,
     /// What its timer does next.
     pub ping: PingState,
+    /// It is known who it is, although its connect command may not be answered yet.
+    pub admitted: bool,
     /// A ping is out and nothing has come since.
     pub awaiting_pong: bool,
     /// When `ping` is to act; the connection's timer may fire earlier, for what expires.
@@ -351,6 +353,7 @@ impl Session {
             takes_numbers: false,
             stage: Stage::New,
             ping: PingState::Resting,
+            admitted: false,
             awaiting_pong: false,
             ping_at: Deadline::NEVER,
             in_flight: 0,

@@ -8,13 +8,17 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use ringway_wire::ingest::{
-    Ack, BatchWriter, EpochText, Hello, PayloadKind, Publish, SERVER_FRAME_BYTES_MAX, ServerFrame, VERSION,
-    decode_server, frame_len, write_goodbye, write_hello, write_pong, write_publish,
+    Ack, BatchWriter, EpochText, EventKinds, FEATURE_EVENTS, Hello, PayloadKind, Publish, SERVER_FRAME_BYTES_MAX,
+    ServerFrame, TakeEvents, VERSION, decode_event, decode_server, frame_len, write_goodbye, write_hello, write_pong,
+    write_publish, write_take_events,
 };
 
+use crate::decisions::Decisions;
 use crate::dice::Dice;
+use crate::hearing::Hearing;
 use crate::ledger::{Id, Ledger};
 use crate::plan::{Plan, TOKEN};
+use crate::rules::Kind;
 use crate::socket::{PeerEnd, Socket};
 
 /// See the file's header.
@@ -32,6 +36,7 @@ pub(crate) struct Backend {
     keyed: Vec<Option<Id>>,
     /// By channel: number and position of the last answer on this connection.
     answered: BTreeMap<usize, (u64, String, u64)>,
+    decisions: Decisions,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,6 +55,7 @@ pub(crate) struct Around<'a> {
     pub(crate) plan: &'a Plan,
     pub(crate) ledger: &'a mut Ledger,
     pub(crate) socket: &'a mut Socket,
+    pub(crate) hearing: &'a mut Hearing,
 }
 
 impl Backend {
@@ -64,6 +70,7 @@ impl Backend {
             pending: BTreeMap::new(),
             keyed: plan.channels.iter().map(|_| None).collect(),
             answered: BTreeMap::new(),
+            decisions: Decisions::default(),
         }
     }
 
@@ -74,10 +81,11 @@ impl Backend {
         self.ready = false;
         self.arrived.clear();
         self.answered.clear();
+        self.decisions.clear();
         let hello = Hello {
             version_min: VERSION,
             version_max: VERSION,
-            features: 0,
+            features: if around.plan.events { FEATURE_EVENTS } else { 0 },
             instance: [7; 16],
             token: TOKEN,
             name: "model",
@@ -115,7 +123,8 @@ impl Backend {
 
     fn publish(&mut self, channel: usize, around: &mut Around<'_>) -> (u64, Sent) {
         match self.keyed[channel] {
-            Some(id) if around.dice.one_in(20) => {
+            // A namespace that comes and goes takes a publish once and refuses it once.
+            Some(id) if around.dice.one_in(20) && around.plan.channels[channel].kind != Kind::Fleeting => {
                 let sent = Sent { channel, id, again: true, resent: false };
                 self.last_seq += 1;
                 self.pending.insert(self.last_seq, sent);
@@ -162,6 +171,12 @@ impl Backend {
         match frame {
             ServerFrame::HelloOk(_) => {
                 self.ready = true;
+                if around.plan.events {
+                    let mut out = Vec::new();
+                    let window = around.dice.pick(&[0, 1, 20]);
+                    write_take_events(&mut out, TakeEvents { kinds: EventKinds::ALL, window });
+                    around.socket.up.extend(out);
+                }
                 // What has no answer goes first, in its order.
                 let resent: Vec<_> = self.pending.iter().map(|(seq, sent)| (*seq, *sent)).collect();
                 let out = frames(&resent, around);
@@ -171,6 +186,21 @@ impl Backend {
                 for ack in acks {
                     self.acknowledged(&ack.expect("acknowledgements are sound"), around);
                 }
+            }
+            ServerFrame::Nack { seq, refusal } => {
+                let sent = self.pending.remove(&seq).expect("an answer to a publish");
+                assert!(around.plan.channels[sent.channel].kind == Kind::Fleeting, "refused: {refusal:?}");
+                if sent.resent {
+                    around.ledger.unknown(sent.channel);
+                } else {
+                    around.ledger.refuse(sent.id);
+                }
+                around.ledger.counts.note("publishes without a namespace", 1);
+            }
+            ServerFrame::Event(event) => {
+                let said = decode_event(&event).expect("the server's frames are sound");
+                around.hearing.hear(self.connection, event.event, &said);
+                self.decisions.owe(event.event, &said);
             }
             ServerFrame::Ping { nonce } => {
                 let mut out = Vec::new();
@@ -203,6 +233,13 @@ impl Backend {
             let rose = before.1 != now.1 || before.2 < now.2;
             assert!(before.0 < now.0 && rose, "answers of channel {} swapped: {before:?} {now:?}", sent.channel);
         }
+    }
+
+    /// Acknowledges and decides some of what it was told and asked; everything if `all`. False: nothing was owed.
+    pub(crate) fn decide(&mut self, all: bool, around: &mut Around<'_>) -> bool {
+        let out = self.decisions.pay(around.dice, all);
+        around.socket.up.extend(&out);
+        !out.is_empty()
     }
 
     /// Loses the connection; what has no answer is sent again on the next one.

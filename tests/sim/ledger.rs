@@ -4,7 +4,7 @@
 //! contradiction; at the end the counts. Claims: an offset holds one publication and a publication one offset; offsets
 //! are dense; publishes of one connection keep their order; what was acknowledged is there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::plan::Plan;
 
@@ -25,10 +25,27 @@ pub(crate) struct Ledger {
     pub(crate) lost: BTreeMap<(usize, usize), u32>,
     /// What the run came to, for the report.
     pub(crate) counts: Counts,
+    /// What backends and operators have ordered about users.
+    pub(crate) orders: Orders,
+    /// Publishes that were answered with an error: nobody may ever see them.
+    refused: BTreeSet<Id>,
+    /// What clients were told by backends, outside channels.
+    pub(crate) messages: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+/// Orders about users that were ever given, as (user, channel).
+#[derive(Debug, Default)]
+pub(crate) struct Orders {
+    pub(crate) subscribed: BTreeSet<(String, usize)>,
+    pub(crate) unsubscribed: BTreeSet<(String, usize)>,
+    pub(crate) disconnected: BTreeSet<String>,
+    pub(crate) refreshed: BTreeSet<String>,
+}
+
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
+    /// What else happened, by name.
+    pub(crate) tally: BTreeMap<&'static str, u64>,
     pub(crate) stays: u64,
     /// Of those, with owner, subscriber and some publisher on three different shards.
     pub(crate) stays_apart: u64,
@@ -46,7 +63,13 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// Counts something by its name.
+    pub(crate) fn note(&mut self, what: &'static str, times: u64) {
+        *self.tally.entry(what).or_default() += times;
+    }
+
     pub(crate) fn add(&mut self, other: &Counts) {
+        other.tally.iter().for_each(|(what, times)| self.note(what, *times));
         self.stays += other.stays;
         self.stays_apart += other.stays_apart;
         self.recovered += other.recovered;
@@ -90,6 +113,9 @@ impl Ledger {
             uneven: plan.lossy,
             lost: BTreeMap::new(),
             counts: Counts::default(),
+            orders: Orders::default(),
+            refused: BTreeSet::new(),
+            messages: 0,
         }
     }
 
@@ -127,6 +153,12 @@ impl Ledger {
         self.channels[channel].unknown += 1;
     }
 
+    /// The publish was answered with an error.
+    pub(crate) fn refuse(&mut self, id: Id) {
+        assert_eq!(self.published[id as usize].at, None, "publication {id} was refused and stands somewhere");
+        self.refused.insert(id);
+    }
+
     /// Which publication a payload is; everything in it must be as it was published.
     pub(crate) fn identify(&self, channel: usize, data: &[u8], client: Option<&str>) -> Id {
         let text = std::str::from_utf8(data).expect("payloads are text");
@@ -142,6 +174,7 @@ impl Ledger {
     /// A publication stands at an offset.
     pub(crate) fn place(&mut self, channel: usize, epoch: &str, offset: u64, id: Id) {
         assert!(offset > 0, "offset 0 was given");
+        assert!(!self.refused.contains(&id), "publication {id} was refused and stands at {offset}");
         let epochs = &mut self.channels[channel].epochs;
         if !epochs.contains_key(epoch) {
             epochs.insert(epoch.to_owned(), Vec::new());
@@ -175,6 +208,12 @@ impl Ledger {
     /// Highest offset known under an epoch; 0: none.
     pub(crate) fn top(&self, channel: usize, epoch: &str) -> u64 {
         self.channels[channel].epochs.get(epoch).map_or(0, |places| places.len() as u64)
+    }
+
+    /// An epoch of the channel and its highest offset known.
+    pub(crate) fn newest(&self, channel: usize) -> Option<(String, u64)> {
+        let (epoch, places) = self.channels[channel].epochs.iter().next_back()?;
+        Some((epoch.clone(), places.len() as u64))
     }
 
     /// The last of all publications that were given a number in a channel without history.

@@ -10,20 +10,28 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use ringway_engine::ids::{ConnId, CoreId};
 use ringway_engine::lane_message::{Batch, LaneMessage};
 use ringway_engine::metrics::Metric;
+use ringway_engine::namespace::Namespaces;
 use ringway_engine::outbox::WriteBatch;
 use ringway_engine::seam::{Accepted, Action, Input, Note, Port};
 use ringway_engine::shard::Shard;
 
+use ringway_tests::Encoding;
+
 use crate::backend::{self, Backend};
 use crate::client::{self, Client};
+use crate::control::{self, Control};
 use crate::dice::{Dice, Trace};
+use crate::hearing::Hearing;
 use crate::ledger::Ledger;
 use crate::plan::Plan;
+use crate::rules;
 use crate::socket::{PeerEnd, Socket};
+use crate::tokens::ModelTokens;
 
 /// See the file's header.
 pub(crate) struct World {
@@ -35,8 +43,15 @@ pub(crate) struct World {
     pub(crate) backends: Vec<Backend>,
     pub(crate) sockets: Vec<Socket>,
     pub(crate) now_ms: u64,
+    pub(crate) control: Control,
+    pub(crate) hearing: Hearing,
+    tokens: Arc<ModelTokens>,
+    rules: Namespaces,
+    pub(crate) reloads: u32,
+    /// Backends have left for good.
+    pub(crate) left: bool,
     nodes: Vec<Node>,
-    /// By target, then sender.
+    /// By target, then sender; behind the shards the control plane is both.
     lanes: Vec<Vec<Lane>>,
 }
 
@@ -92,9 +107,11 @@ const ALL: usize = usize::MAX;
 
 impl World {
     pub(crate) fn new(plan: Plan) -> Self {
-        let shards = plan.shards;
+        let (shards, planes) = (plan.shards, plan.shards + 1);
+        let tokens = Arc::new(ModelTokens::default());
+        let mut ledger = Ledger::new(&plan);
         let node = |core| Node {
-            shard: Shard::new(plan.options(core), 0),
+            shard: Shard::new(plan.options(core, tokens.clone()), 0),
             ops: VecDeque::new(),
             hand: Vec::new(),
             sockets: BTreeMap::new(),
@@ -105,15 +122,79 @@ impl World {
         World {
             dice: Dice::new(plan.seed),
             trace: Trace::default(),
-            ledger: Ledger::new(&plan),
-            clients: plan.clients.iter().map(|client| Client::new(client.encoding, &plan)).collect(),
+            clients: plan.clients.iter().map(|client| Client::new(client.clone(), &plan)).collect(),
             backends: plan.backends.iter().map(|_| Backend::new(&plan)).collect(),
             sockets: Vec::new(),
             now_ms: 0,
+            control: Control::new(&mut ledger),
+            hearing: Hearing::default(),
+            rules: rules::namespaces(plan.numbers, plan.catch_all, 0),
+            reloads: 0,
+            left: false,
             nodes: (0..shards).map(node).collect(),
-            lanes: (0..shards).map(|_| (0..shards).map(|_| Lane::default()).collect()).collect(),
+            lanes: (0..planes).map(|_| (0..planes).map(|_| Lane::default()).collect()).collect(),
+            tokens,
+            ledger,
             plan,
         }
+    }
+
+    /// The control plane says something to a shard.
+    pub(crate) fn say(&mut self, (core, message): control::Said) {
+        let from = self.plan.shards;
+        self.trace.note("say", [core as u64, 0, 0]);
+        self.lanes[core][from].queue.push_back(Batch { from: CoreId(from as u16), messages: vec![message] });
+    }
+
+    /// One call of the control plane.
+    pub(crate) fn with_control(&mut self, act: impl FnOnce(&mut Control, &mut control::Around<'_>) -> control::Said) {
+        let (dice, plan, ledger) = (&mut self.dice, &self.plan, &mut self.ledger);
+        let said = act(&mut self.control, &mut control::Around { dice, plan, ledger });
+        self.say(said);
+    }
+
+    /// The control plane takes its answers. False: there were none.
+    pub(crate) fn take_answers(&mut self) -> bool {
+        let batches: Vec<_> = self.lanes[self.plan.shards].iter_mut().flat_map(|lane| lane.queue.drain(..)).collect();
+        let some = !batches.is_empty();
+        for message in batches.into_iter().flat_map(|batch| batch.messages) {
+            self.control.take(message, &self.plan, &mut self.ledger);
+        }
+        some
+    }
+
+    /// A verdict about a token reaches the shard that waits for it. False: none is under way.
+    pub(crate) fn give_verdict(&mut self) -> bool {
+        let dice = &mut self.dice;
+        let Some(checked) = self.tokens.take(|count| dice.below(count)) else { return false };
+        self.ledger.counts.note("verdicts later", 1);
+        self.say((checked.ask.core.0.into(), LaneMessage::TokenChecked(checked.into())));
+        true
+    }
+
+    /// New rules, which reach the shards one after the other.
+    pub(crate) fn reload(&mut self) {
+        self.reloads += 1;
+        self.ledger.counts.note("reloads", 1);
+        let next = rules::namespaces(self.plan.numbers, self.plan.catch_all, self.reloads);
+        self.rules = self.rules.reloaded(next).expect("rules that can follow");
+        for core in 0..self.plan.shards {
+            self.say((core, LaneMessage::Rules(Arc::new(self.rules.clone()))));
+        }
+    }
+
+    pub(crate) fn dump(&self, socket: usize) {
+        let s = &self.sockets[socket];
+        println!("{s:?} now {}", self.now_ms);
+        let text = format!("{:?}", self.nodes[s.shard].shard);
+        let i = text.find("connections: ").unwrap();
+        let j = text.find("to_write: ").unwrap();
+        println!("{} {}", &text[i..j], &text[j..j + 300]);
+    }
+
+    /// A number of all shards together.
+    pub(crate) fn total(&mut self, metric: Metric) -> u64 {
+        self.nodes.iter_mut().map(|node| node.shard.metrics().get(metric)).sum()
     }
 
     /// A new connection to a shard; its place among `sockets`.
@@ -271,7 +352,7 @@ impl World {
         if self.nodes[core].shard.is_swamped() {
             return;
         }
-        let senders: Vec<_> = (0..self.plan.shards).filter(|from| !self.lanes[core][*from].queue.is_empty()).collect();
+        let senders: Vec<_> = (0..=self.plan.shards).filter(|from| !self.lanes[core][*from].queue.is_empty()).collect();
         if senders.is_empty() {
             return;
         }
@@ -394,8 +475,9 @@ impl World {
     ) -> Option<T> {
         let client = &mut self.clients[number];
         let socket = &mut self.sockets[client.link.as_ref()?.socket];
-        let (dice, plan, ledger) = (&mut self.dice, &self.plan, &mut self.ledger);
-        Some(act(client, &mut client::Around { dice, plan, ledger, socket }))
+        let (dice, plan, ledger, now_ms) = (&mut self.dice, &self.plan, &mut self.ledger, self.now_ms);
+        let json = client.plan.encoding == Encoding::Json;
+        Some(act(client, &mut client::Around { dice, plan, ledger, socket, now_ms, json }))
     }
 
     /// The same for a new connection of a client.
@@ -403,8 +485,9 @@ impl World {
         let home = self.plan.clients[number].home;
         let core = if self.dice.one_in(5) { self.dice.below(self.plan.shards) } else { home };
         let Some(index) = self.open(core, Port::Client) else { return };
-        let (dice, plan, ledger) = (&mut self.dice, &self.plan, &mut self.ledger);
-        let mut around = client::Around { dice, plan, ledger, socket: &mut self.sockets[index] };
+        let (dice, plan, ledger, now_ms) = (&mut self.dice, &self.plan, &mut self.ledger, self.now_ms);
+        let json = self.plan.clients[number].encoding == Encoding::Json;
+        let mut around = client::Around { dice, plan, ledger, socket: &mut self.sockets[index], now_ms, json };
         self.clients[number].connect(index, &mut around);
     }
 
@@ -416,15 +499,15 @@ impl World {
     ) -> Option<T> {
         let backend = &mut self.backends[number];
         let socket = &mut self.sockets[backend.socket?];
-        let (dice, plan, ledger) = (&mut self.dice, &self.plan, &mut self.ledger);
-        Some(act(backend, &mut backend::Around { dice, plan, ledger, socket }))
+        let (dice, plan, ledger, hearing) = (&mut self.dice, &self.plan, &mut self.ledger, &mut self.hearing);
+        Some(act(backend, &mut backend::Around { dice, plan, ledger, socket, hearing }))
     }
 
     pub(crate) fn connect_backend(&mut self, number: usize) {
         let core = self.plan.backends[number];
         let Some(index) = self.open(core, Port::Ingest) else { return };
-        let (dice, plan, ledger) = (&mut self.dice, &self.plan, &mut self.ledger);
-        let mut around = backend::Around { dice, plan, ledger, socket: &mut self.sockets[index] };
+        let (dice, plan, ledger, hearing) = (&mut self.dice, &self.plan, &mut self.ledger, &mut self.hearing);
+        let mut around = backend::Around { dice, plan, ledger, socket: &mut self.sockets[index], hearing };
         self.backends[number].connect(index, &mut around);
     }
 
@@ -460,6 +543,11 @@ impl World {
                 Metric::ChannelsOwned,
                 Metric::HistoryBytes,
                 Metric::HistoryPublications,
+                Metric::PresenceMembers,
+                Metric::UsersOpen,
+                Metric::UsersOnline,
+                Metric::EventsPending,
+                Metric::EventsPendingBytes,
             ];
             for gauge in gauges {
                 assert_eq!(node.shard.metrics().get(gauge), 0, "{gauge:?} of shard {core}");

@@ -63,6 +63,10 @@ impl Shard {
         write_close(&mut self.frame, code, text);
         let frame = Frame::from_bytes(&self.frame);
         self.finish(conn, frame, until);
+        // The peer's own Close frame may wait already, unread behind a connect command that was not answered.
+        if self.connections.get(conn.slot, conn.generation).is_some_and(|connection| connection.partial.is_some()) {
+            self.received(conn, &mut []);
+        }
     }
 
     /// A client that only listens hears why as a push too, since its library may not show it the Close frame.
@@ -125,7 +129,11 @@ impl Shard {
         self.withdraw_backend(conn);
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         connection.phase = Phase::Closing(until);
-        connection.outbox.held = false;
+        // What waits behind an answer to the connect command that will not come means nothing to the client.
+        if connection.outbox.held {
+            self.outboxes.drop_unsent(&mut connection.outbox);
+            connection.outbox.held = false;
+        }
         // The rest of a half-received frame is still needed to find the peer's Close behind it.
         if until != Until::PeerClose {
             connection.partial = None;
@@ -285,12 +293,13 @@ impl Shard {
         let Some(session) = self.session_mut(conn) else { return };
         let subscriptions = core::mem::take(&mut session.subscriptions);
         session.forget_asks();
-        let was_open = session.is_open();
+        // Backends have heard of it, or have admitted it themselves.
+        let was_admitted = session.admitted;
         for subscription in subscriptions {
             self.leave(conn, &subscription);
         }
         self.leave_user(conn);
-        if was_open && self.options.access.connect_events != EventMode::Off {
+        if was_admitted && self.options.access.connect_events != EventMode::Off {
             self.tell_backend(conn, &ClientEvent::Disconnect { code });
         }
     }

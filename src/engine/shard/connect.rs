@@ -120,10 +120,15 @@ impl Shard {
         let Some(session) = self.session_mut(conn) else { return };
         let Some(opening) = session.opening_mut() else { return };
         opening.data = data;
+        session.admitted = true;
         session.identity.user = claims.user;
         session.identity.set_about(About { info: claims.info, meta: claims.meta, token_id: claims.token_id });
         session.identity.expires = claims.expires_in_ms.map(|after_ms| now_ms + after_ms).into();
         self.join_user(conn);
+        // In front of what it is told of the client's server-side subscriptions.
+        if self.options.access.connect_events == EventMode::Notify {
+            self.tell_connected(conn);
+        }
         let personal = personal.map(|channel| TokenSubscription { channel: channel.into(), ..Default::default() });
         for subscription in claims.subscriptions.into_iter().chain(personal) {
             if self.server_subscribe(conn, subscription, None, AnswerTo::Connect)
@@ -159,9 +164,6 @@ impl Shard {
         self.arm_first_ping(conn);
         self.metrics.add(Metric::SessionsConnected, 1);
         self.write_connect_result(conn, form, &opening);
-        if self.options.access.connect_events == EventMode::Notify {
-            self.tell_connected(conn, &opening);
-        }
         if self.release(conn) {
             // Nothing behind it is no message; an empty one would be refused.
             if !opening.rest.is_empty() {
@@ -172,8 +174,9 @@ impl Shard {
         }
     }
 
-    fn tell_connected(&mut self, conn: ConnId, opening: &Opening) {
-        let Some(identity) = self.session(conn).map(|session| session.identity.clone()) else { return };
+    fn tell_connected(&mut self, conn: ConnId) {
+        let Some(session) = self.session_mut(conn) else { return };
+        let (identity, Some(opening)) = (session.identity.clone(), session.take_opening()) else { return };
         let event = ClientEvent::Connect {
             user: &identity.user,
             info: identity.info(),
@@ -183,6 +186,9 @@ impl Shard {
             data: &opening.request_data,
         };
         self.tell_backend(conn, &event);
+        if let Some(session) = self.session_mut(conn) {
+            session.begin_opening(opening);
+        }
     }
 
     fn write_connect_result(&mut self, conn: ConnId, form: Form, opening: &Opening) {

@@ -4,6 +4,7 @@
 
 use alloc::boxed::Box;
 use alloc::collections::BTreeMap;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use ringway_wire::centrifuge::Form;
@@ -12,14 +13,23 @@ use ringway_wire::close::CloseReason;
 use ringway_wire::ingest::Ack;
 
 use super::Shard;
+use super::events::ClientEvent;
 use super::subscribe::INSUFFICIENT_STATE;
 use crate::call::{ChannelAnswer, UserAnswer};
 use crate::connection::{Connection, Phase};
 use crate::ids::{ConnId, CoreId};
 use crate::lane_message::{LaneMessage, LeaveRequest, Origin, PublishAnswer};
 use crate::metrics::Metric;
+use crate::namespace::{EventMode, Namespaces};
 use crate::seam::Note;
 use crate::subscription::{AnswerTo, Asked, Leaving, Subscription};
+
+/// A channel that this core gives up because publications were lost on their way to it.
+struct Abandoned {
+    name: Box<str>,
+    /// Backends hear of its subscriptions.
+    told: bool,
+}
 
 impl Shard {
     pub(super) fn lane(&mut self, message: LaneMessage) {
@@ -52,7 +62,7 @@ impl Shard {
             LaneMessage::TokenChecked(checked) => self.token_checked(*checked),
             LaneMessage::RevokeToken(token_id) => self.revoke_token(&token_id),
             LaneMessage::UserCall(call) => self.carry_out(&call),
-            LaneMessage::Rules(rules) => self.options.namespaces = rules,
+            LaneMessage::Rules(rules) => self.rules_changed(rules),
             // The control plane has an inbox of its own.
             LaneMessage::UserAnswer(_) | LaneMessage::ChannelsAnswer(_) => self.metrics.add(Metric::LaneStale, 1),
             LaneMessage::Deliver { local, publication } => {
@@ -61,6 +71,13 @@ impl Shard {
                 }
             }
         }
+    }
+
+    /// New rules hold from here on; channels that this core owns follow when they are next used, or swept.
+    fn rules_changed(&mut self, rules: Arc<Namespaces>) {
+        self.options.namespaces = rules;
+        let (owner, _) = self.owner();
+        owner.rules_changed();
     }
 
     fn publish_answered(&mut self, answer: &PublishAnswer) {
@@ -98,10 +115,11 @@ impl Shard {
             .collect();
         let mut gone = BTreeMap::new();
         for local in channels {
-            let Some(channel) = self.fanouts.abandon(local) else { continue };
-            let leave = LeaveRequest { channel: channel.clone(), local, from: self.options.core };
+            let told = self.events_of(local) != EventMode::Off;
+            let Some(name) = self.fanouts.abandon(local) else { continue };
+            let leave = LeaveRequest { channel: name.clone(), local, from: self.options.core };
             self.lanes.push(from, LaneMessage::Leave(leave.into()));
-            gone.insert((local.slot, local.generation), channel);
+            gone.insert((local.slot, local.generation), Abandoned { name, told });
         }
         let mut subscriptions = 0;
         for slot in 0..self.connections.slots() {
@@ -117,10 +135,10 @@ impl Shard {
     }
 
     /// Ends a client's subscriptions to channels that are gone; returns how many it was told of.
-    fn end_subscriptions(&mut self, conn: ConnId, form: Form, gone: &BTreeMap<(u32, u32), Box<str>>) -> u32 {
+    fn end_subscriptions(&mut self, conn: ConnId, form: Form, gone: &BTreeMap<(u32, u32), Abandoned>) -> u32 {
         let Some(session) = self.session_mut(conn) else { return 0 };
-        let name = |one: &Subscription| gone.get(&(one.local.slot, one.local.generation));
-        let ended = session.subscriptions.remove_all(|subscription| name(subscription).is_some());
+        let channel = |one: &Subscription| gone.get(&(one.local.slot, one.local.generation));
+        let ended = session.subscriptions.remove_all(|subscription| channel(subscription).is_some());
         let told = ended.len() as u32;
         let mut lost_server_side = false;
         for subscription in ended {
@@ -128,12 +146,16 @@ impl Shard {
                 self.asked_in_vain(conn, form, asked);
                 continue;
             }
+            let Some(channel) = channel(&subscription) else { continue };
             self.metrics.sub(Metric::SubscriptionsOpen, 1);
             let server_side = subscription.traits().server_side;
             lost_server_side |= server_side;
-            if let (Some(name), false) = (name(&subscription), server_side) {
+            if !server_side {
                 let (code, reason) = INSUFFICIENT_STATE;
-                self.pushes(conn).push_unsubscribe(name, code, reason);
+                self.pushes(conn).push_unsubscribe(&channel.name, code, reason);
+            }
+            if channel.told {
+                self.tell_backend(conn, &ClientEvent::Unsubscribe { channel: &channel.name });
             }
         }
         if lost_server_side {

@@ -92,11 +92,11 @@ impl Shard {
         };
         // Old Python SDKs send no channel: the token names it.
         let channel = if channel.is_empty() { &*claims.subscription.channel } else { channel };
-        let local = self.fanouts.find(channel);
-        if !local.is_some_and(|local| self.is_for(conn, local, &claims)) {
+        if !self.is_for(conn, channel, &claims) {
             self.metrics.add(Metric::TokensInvalid, 1);
             return self.close(conn, CloseReason::InvalidToken);
         }
+        let local = self.fanouts.find(channel);
         let Some(session) = self.session_mut(conn) else { return };
         let Some(index) = local.and_then(|local| session.subscription(local)) else {
             return self.refuse(form, id, ClientError::PermissionDenied);

@@ -235,7 +235,9 @@ impl Shard {
                 return self.refuse_subscribe(conn, local, number, ClientError::TooManyRequests);
             }
         };
-        if !self.is_for(conn, local, &claims) {
+        // Given up since, because publications were lost: it has been answered.
+        let Some(channel) = self.fanouts.get(local).map(|channel| &*channel.name) else { return };
+        if !self.is_for(conn, channel, &claims) {
             self.metrics.add(Metric::TokensInvalid, 1);
             return self.close(conn, CloseReason::InvalidToken);
         }
@@ -243,12 +245,11 @@ impl Shard {
     }
 
     /// Whether a subscription token speaks of this client and this channel.
-    pub(super) fn is_for(&self, conn: ConnId, local: LocalChannelId, claims: &SubscribeClaims) -> bool {
+    pub(super) fn is_for(&self, conn: ConnId, channel: &str, claims: &SubscribeClaims) -> bool {
         let client = client_id(self.options.boot, self.options.core, conn);
         let same_client = claims.client.is_empty() || *claims.client == *client.as_ref();
         let same_user = self.session(conn).is_some_and(|session| session.user() == &*claims.user);
-        let channel = self.fanouts.get(local).map(|channel| &*channel.name);
-        same_client && same_user && channel == Some(&*claims.subscription.channel)
+        same_client && same_user && *channel == *claims.subscription.channel
     }
 
     /// A backend's word about a subscribe.
@@ -430,7 +431,7 @@ impl Shard {
     }
 
     /// What backends are told of subscribes to a channel.
-    fn events_of(&self, local: LocalChannelId) -> EventMode {
+    pub(super) fn events_of(&self, local: LocalChannelId) -> EventMode {
         let namespace = self.fanouts.get(local).map(|channel| channel.namespace);
         namespace.map_or(EventMode::Off, |id| self.options.namespaces.get(id).subscribe_events)
     }
