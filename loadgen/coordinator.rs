@@ -81,7 +81,10 @@ impl Coordinator {
                 protocol: clients.protocol,
                 layout: Layout { channels: clients.channels, subscriptions: clients.subscriptions },
                 channel_prefix: clients.channel_prefix.clone(),
+                channel_names: clients.channel_names.clone(),
+                join_leave: clients.join_leave,
                 token: clients.token.clone(),
+                tokens_file: clients.tokens_file.clone(),
                 run,
                 connect_rate: f64::from(clients.connect_rate) / f64::from(count),
                 opening_max: (clients.opening_max).max(1),
@@ -203,6 +206,8 @@ impl Coordinator {
                 all.counts.add(&report.counts);
                 merged.latency.add(&report.latency);
                 all.echoes += report.echoes;
+                all.changes += report.changes;
+                all.told += report.told;
                 all.open += report.open;
                 all.pings += report.pings;
                 all.cpu_ns += report.cpu_ns;

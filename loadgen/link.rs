@@ -4,6 +4,7 @@
 //! Invariant: notes are counts and times, never one line per delivery.
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +31,14 @@ pub struct WorkerConfig {
     pub layout: Layout,
     /// Channel names are this and a number.
     pub channel_prefix: String,
+    /// Names of the channels instead; empty: prefix and number.
+    pub channel_names: Vec<String>,
+    /// Whether subscribers ask for joins and leaves.
+    pub join_leave: bool,
     /// Token of the connect command.
     pub token: Option<String>,
+    /// File with a token for each connection, line by line, over and over.
+    pub tokens_file: Option<PathBuf>,
     /// Stamp of this run.
     pub run: u16,
     /// New connections per second of this worker; 0: as fast as they come.
@@ -67,6 +74,17 @@ pub enum Order {
     },
     /// Send no more; say [`Note::Done`] when every echo is back.
     EchoStop,
+    /// Let connections leave a channel and join it again, one after the other.
+    Churn {
+        /// Name of the channel; all connections are subscribed to it.
+        channel: String,
+        /// Connections that have sent a command and wait for its reply.
+        outstanding: u32,
+        /// The first so many connections of the worker take part.
+        churners: u32,
+    },
+    /// Let nobody else leave; say [`Note::Done`] when everyone has joined again.
+    ChurnStop,
     /// Forget latencies and start counting CPU here; say [`Note::Done`].
     Reset,
     /// Say [`Note::Report`].
@@ -130,6 +148,10 @@ pub struct WorkerReport {
     pub latency: Buckets,
     /// Echoes since the last reset.
     pub echoes: u64,
+    /// Leaves and joins that were answered since the last reset.
+    pub changes: u64,
+    /// Joins and leaves of others that connections were told of since the last reset.
+    pub told: u64,
     /// Connections that are open.
     pub open: u32,
     /// Why open connections ended, with counts.
