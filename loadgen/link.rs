@@ -33,6 +33,8 @@ pub struct WorkerConfig {
     pub channel_prefix: String,
     /// Names of the channels instead; empty: prefix and number.
     pub channel_names: Vec<String>,
+    /// How many of this worker's connections, from the first, subscribe to each of the named; empty: all to each.
+    pub channel_members: Vec<u32>,
     /// Whether subscribers ask for joins and leaves.
     pub join_leave: bool,
     /// Token of the connect command.
@@ -57,6 +59,20 @@ pub struct WorkerConfig {
     pub receive_buffer_bytes: u32,
 }
 
+impl WorkerConfig {
+    /// Numbers of the channels to which the worker's connection `connection` subscribes.
+    pub fn channels_of(&self, connection: u32) -> impl Iterator<Item = u32> {
+        let number = self.first_connection + u64::from(connection);
+        let has = move |channel: &u32| self.members_of(*channel) > connection;
+        (0..self.layout.subscriptions).map(move |index| self.layout.channel(number, index)).filter(has)
+    }
+
+    /// How many connections of the worker subscribe to a named channel, if they do so in the order of their numbers.
+    pub fn members_of(&self, channel: u32) -> u32 {
+        self.channel_members.get(channel as usize).copied().unwrap_or(self.connections)
+    }
+}
+
 /// Coordinator to worker.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Order {
@@ -76,11 +92,11 @@ pub enum Order {
     EchoStop,
     /// Let connections leave a channel and join it again, one after the other.
     Churn {
-        /// Name of the channel; all connections are subscribed to it.
+        /// Name of the channel.
         channel: String,
         /// Connections that have sent a command and wait for its reply.
         outstanding: u32,
-        /// The first so many connections of the worker take part.
+        /// The first so many of the worker's subscribers take part.
         churners: u32,
     },
     /// Let nobody else leave; say [`Note::Done`] when everyone has joined again.

@@ -157,6 +157,9 @@ pub struct Clients {
     /// Names of the channels; empty: prefix and number. Set by scenarios.
     #[arg(skip)]
     pub channel_names: Vec<String>,
+    /// How many connections subscribe to each of the named; empty: all to each. Set by scenarios.
+    #[arg(skip)]
+    pub channel_members: Vec<u32>,
     /// Whether subscribers ask for joins and leaves. Set by scenarios.
     #[arg(skip)]
     pub join_leave: bool,
@@ -289,11 +292,12 @@ pub struct PresenceOptions {
     /// The members. What they subscribe to is `--churn-channels`.
     #[command(flatten)]
     pub clients: Clients,
-    /// Channels to which every member and watcher subscribes; each is churned in windows of its own. One of a
-    /// namespace without presence shows what the commands alone cost.
-    #[arg(long, value_delimiter = ',', required = true)]
-    pub churn_channels: Vec<String>,
-    /// How many members come and go, the others staying; several numbers get windows of their own. 0: all of them.
+    /// Channels, as NAME or NAME=MEMBERS: that many connections subscribe, without a number all; watchers to each. Each
+    /// is churned in windows of its own. One of a namespace without presence shows what the commands alone cost.
+    #[arg(long, value_delimiter = ',', required = true, value_parser = ChurnChannel::parse)]
+    pub churn_channels: Vec<ChurnChannel>,
+    /// How many members come and go, the others staying; several numbers get windows of their own, in channels with
+    /// more members than that. 0: all of them.
     #[arg(long, value_delimiter = ',', default_value = "0")]
     pub churners: Vec<u32>,
     /// Subscribers that ask for joins and leaves, and stay.
@@ -317,6 +321,26 @@ pub struct PresenceOptions {
     /// Seconds of the same load before each window.
     #[arg(long, default_value_t = 0.5)]
     pub warmup_s: f64,
+}
+
+/// A channel of the presence scenario.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChurnChannel {
+    /// Its name.
+    pub name: String,
+    /// Connections that subscribe, watchers not counted; none: all.
+    pub members: Option<u32>,
+}
+
+impl ChurnChannel {
+    fn parse(text: &str) -> Result<ChurnChannel, String> {
+        let Some((name, members)) = text.split_once('=') else {
+            return Ok(ChurnChannel { name: text.to_string(), members: None });
+        };
+        let members = members.parse().ok().filter(|members| *members > 0);
+        let members = members.ok_or_else(|| format!("{text}: the number of members must be at least 1"))?;
+        Ok(ChurnChannel { name: name.to_string(), members: Some(members) })
+    }
 }
 
 /// A server address as given by `--url`.

@@ -226,7 +226,7 @@ impl Worker {
         if connection == 0 {
             self.first_ns = started_ns;
         }
-        let replies_due = self.dialect.replies(config.layout.subscriptions);
+        let replies_due = self.dialect.replies(config.channels_of(connection).count() as u32);
         self.opening.insert(connection, Opening { started_ns, replies_due });
         self.phases[connection as usize] = Phase::Upgrading;
         let socket = match net::connect(config.target, source, config.receive_buffer_bytes) {
@@ -349,15 +349,14 @@ impl Worker {
 
     fn upgraded(&mut self, connection: u32, now_ns: u64) {
         self.phases[connection as usize] = Phase::Joining;
-        let number = self.config.first_connection + u64::from(connection);
-        let layout = self.config.layout;
-        let (prefix, names) = (&self.config.channel_prefix, &self.config.channel_names);
-        let channels = (0..layout.subscriptions).map(|index| {
-            let channel = layout.channel(number, index);
-            names.get(channel as usize).cloned().unwrap_or_else(|| format!("{prefix}{channel}"))
-        });
+        let config = &self.config;
+        let names = |channel: u32| match config.channel_names.get(channel as usize) {
+            Some(name) => name.clone(),
+            None => format!("{}{channel}", config.channel_prefix),
+        };
         let own = self.tokens.get(connection as usize).map(String::as_str);
-        let commands = self.dialect.opening(own.or(self.config.token.as_deref()), channels, self.config.join_leave);
+        let channels = config.channels_of(connection).map(names);
+        let commands = self.dialect.opening(own.or(config.token.as_deref()), channels, config.join_leave);
         if commands.is_empty() {
             return self.opened(connection, now_ns);
         }

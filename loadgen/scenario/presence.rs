@@ -2,9 +2,10 @@
 //!
 //! In: [`PresenceOptions`]. Out: a [`Report`] with one entry per window.
 //!
-//! Every member subscribes to all channels, and each window churns one of them: windows of a channel with presence and
-//! of one without follow each other on the same connections, so that their difference is the cost of presence. A window
-//! begins and ends with every member in its channel, and the server must then count them all.
+//! The channels, of one or several sizes, share the connections, and each window churns one of them: windows of a channel
+//! with presence and of one without, of a small channel and of a large one, follow each other on the same server, so that
+//! their difference is the cost of presence, or of size. A window begins and ends with every member in its channel, and
+//! the server must then count them all.
 use std::thread;
 use std::time::Duration;
 
@@ -30,9 +31,13 @@ pub(super) fn run(options: &PresenceOptions) -> Result<Report, String> {
         return Err("--watchers, --outstanding and --churn-channels must be at least 1".to_string());
     }
     let count = options.churn_channels.len() as u32;
-    let names = options.churn_channels.clone();
-    let clients = Clients { channels: count, subscriptions: count, channel_names: names, ..options.clients.clone() };
+    let all = options.clients.connections;
+    let channel_names = options.churn_channels.iter().map(|channel| channel.name.clone()).collect();
+    let channel_members =
+        options.churn_channels.iter().map(|channel| channel.members.unwrap_or(all).min(all)).collect();
+    let clients = Clients { channels: count, subscriptions: count, channel_names, ..options.clients.clone() };
     let watching = Clients { connections: options.watchers, workers: 1, join_leave: true, ..clients.clone() };
+    let clients = Clients { channel_members, ..clients };
     let mut report = begin("presence", common, &clients);
     report.row("watchers", options.watchers);
     report.row("outstanding", options.outstanding);
@@ -49,7 +54,11 @@ pub(super) fn run(options: &PresenceOptions) -> Result<Report, String> {
     for _ in 0..options.rounds.max(1) {
         for &churners in &options.churners {
             for channel in &options.churn_channels {
-                load.window(channel, churners, &mut report)?;
+                let members = channel.members.unwrap_or(all).min(all);
+                if churners < members {
+                    let churners = if churners == 0 { members } else { churners };
+                    load.window(&channel.name, members, churners, &mut report)?;
+                }
             }
         }
     }
@@ -76,15 +85,13 @@ struct Load<'a> {
 }
 
 impl Load<'_> {
-    fn window(&mut self, channel: &str, churners: u32, report: &mut Report) -> Result<(), String> {
+    fn window(&mut self, channel: &str, members: u32, churners: u32, report: &mut Report) -> Result<(), String> {
         let common = &self.options.common;
-        let members = self.options.clients.connections;
-        let churning = if churners == 0 { members } else { churners.min(members) };
         let workers = self.members.workers() as u32;
         let order = Order::Churn {
             channel: channel.to_string(),
             outstanding: self.options.outstanding.div_ceil(workers),
-            churners: churning.div_ceil(workers),
+            churners: churners.div_ceil(workers),
         };
         let mut whole = self.options.warmup_s <= 0.0 || self.churn(&order, self.options.warmup_s)?;
         self.quiet()?;
@@ -99,7 +106,8 @@ impl Load<'_> {
         self.members.report(None, &mut done)?;
         let mut row = Report::new(common.lossy);
         row.row("channel", channel);
-        row.row("churners", churning);
+        row.row("members_at_rest", members);
+        row.row("churners", churners);
         row.row("events", done.report.changes);
         let seconds = window.end(common, &mut row, done.report.changes, "server_cpu_us_per_event")?;
         let told = self.quiet()?;

@@ -131,7 +131,7 @@ fn echo_is_checked_per_connection() {
 
 fn presence(gateway: &Gateway, extra: &[&str]) -> (i32, Value) {
     let (url, control) = (format!("ws://{}/connection", gateway.clients), gateway.control.to_string());
-    let common = ["presence", "--url", &url, "--control", &control, "--churn-channels", "crowd:c,plain:c", "-n", "9"];
+    let common = ["presence", "--url", &url, "--control", &control, "--churn-channels", "crowd:c,plain:c=5", "-n", "9"];
     let short = ["--watchers", "2", "-k", "4", "--workers", "2", "--seconds", "0.2", "--warmup-s", "0.1"];
     run(&[&common[..], &short, extra].concat())
 }
@@ -143,7 +143,7 @@ fn presence_counts_events_pushes_bytes_and_members() {
     let windows = json["windows"].as_array().expect("windows");
     let order: Vec<_> = windows.iter().map(|one| (one["channel"].as_str(), one["churners"].as_u64())).collect();
     let (crowd, plain) = (Some("crowd:c"), Some("plain:c"));
-    let round = [(crowd, Some(9)), (plain, Some(9)), (crowd, Some(3)), (plain, Some(3))];
+    let round = [(crowd, Some(9)), (plain, Some(5)), (crowd, Some(3)), (plain, Some(3))];
     assert_eq!(order, [round, round].concat());
     for one in windows {
         let events = one["events"].as_u64().expect("a count");

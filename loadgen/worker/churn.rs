@@ -34,7 +34,9 @@ struct Change {
 
 impl Worker {
     pub(super) fn begin_churn(&mut self, channel: &str, outstanding: u32, churners: u32) {
-        let churners = churners.min(self.config.connections);
+        let number = self.config.channel_names.iter().position(|name| name == channel);
+        let members = number.map_or(self.config.connections, |number| self.config.members_of(number as u32));
+        let churners = churners.min(members);
         self.churn = Some(Churn {
             leave: self.dialect.unsubscribing(COMMAND_ID, channel),
             join: self.dialect.subscribing(COMMAND_ID, channel, self.config.join_leave),
