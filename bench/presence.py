@@ -115,12 +115,16 @@ def table(results, scenario):
                     f" | {middle(rows, 'pushes_to_watchers_per_event'):.4f} | {told} | {middle(rows, 'events_per_s'):,.0f}"
                     f" | {latency(rows, 'p50_us'):.1f} | {latency(rows, 'p99_us'):.1f} |")
         lines += ["", "Presence alone: CPU µs per event above the reference window of the same size and round.", "",
-                  "| channel | " + " | ".join(f"{size:,}" for size in sizes) + " |", "| --- |" + " --- |" * len(sizes)]
+                  "| channel | " + " | ".join(f"{size:,}" for size in sizes) + " | largest above smallest, within a round | largest of smallest, of the medians |",
+                  "| --- |" + " --- |" * (len(sizes) + 2)]
         for kind in scenario["namespaces"]:
             if kind != reference:
                 share = [[one - other for one, other in zip(cpu(kind, size, churners), cpu(reference, size, churners))]
                          for size in sizes]
-                lines.append(f"| {kind} | " + " | ".join(spread(values) for values in share) + " |")
+                growth = [last - first for first, last in zip(share[0], share[-1])]
+                ratio = statistics.median(share[-1]) / statistics.median(share[0])
+                lines.append(f"| {kind} | " + " | ".join(spread(values) for values in share) 
+                             + f" | {spread(growth)} | {ratio:.2f}× |")
     return "\n".join(lines).lstrip()
 
 
