@@ -71,7 +71,8 @@ impl Coordinator {
         let mut workers = Vec::new();
         let mut first = 0u32;
         for index in 0..count {
-            let connections = clients.connections / count + u32::from(index < clients.connections % count);
+            let share = |all: u32| all / count + u32::from(index < all % count);
+            let connections = share(clients.connections);
             let config = WorkerConfig {
                 first_connection: u64::from(first),
                 connections,
@@ -81,7 +82,11 @@ impl Coordinator {
                 protocol: clients.protocol,
                 layout: Layout { channels: clients.channels, subscriptions: clients.subscriptions },
                 channel_prefix: clients.channel_prefix.clone(),
+                channel_names: clients.channel_names.clone(),
+                channel_members: clients.channel_members.iter().map(|members| share(*members)).collect(),
+                join_leave: clients.join_leave,
                 token: clients.token.clone(),
+                tokens_file: clients.tokens_file.clone(),
                 run,
                 connect_rate: f64::from(clients.connect_rate) / f64::from(count),
                 opening_max: (clients.opening_max).max(1),
@@ -203,6 +208,8 @@ impl Coordinator {
                 all.counts.add(&report.counts);
                 merged.latency.add(&report.latency);
                 all.echoes += report.echoes;
+                all.changes += report.changes;
+                all.told += report.told;
                 all.open += report.open;
                 all.pings += report.pings;
                 all.cpu_ns += report.cpu_ns;

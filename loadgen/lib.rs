@@ -12,16 +12,17 @@
 //! | file | role |
 //! |---|---|
 //! | `options` | command line |
-//! | `scenario` | the four scenarios: connect, fanout, echo; `scenario/ingest` |
+//! | `scenario` | the scenarios: connect, fanout, echo; `scenario/ingest`, `scenario/presence` |
 //! | `coordinator` | starts workers, talks with them, merges what they report |
 //! | `link` | the lines that coordinator and worker say to each other |
-//! | `worker` | one worker process: its event loop, every connection from connect to close; `worker/talk`: its coordinator |
+//! | `worker` | one worker process: its event loop, every connection from connect to close; `worker/talk`: its coordinator; `worker/churn`: leaving and joining |
 //! | `protocol` | client side of Centrifuge JSON, Centrifuge Protobuf and plain WebSocket |
 //! | `net` | sockets and epoll |
 //! | `payload` | the stamp in every payload: run, channel, sequence, intended time |
 //! | `checker` | order, gaps and duplicates per subscription, four bytes each |
 //! | `publisher`, `ingest_sender` | publishing over a WebSocket or over the ingest port |
 //! | `server_cost` | CPU and memory of the measured process, from /proc |
+//! | `control` | Ringway's control port: numbers and counts of members |
 //! | `report` | histograms that merge, the table, the JSON |
 //!
 //! Invariants: a worker keeps a few bytes per idle connection and one read buffer for all; latency is counted from the
@@ -31,6 +32,7 @@
 #![allow(clippy::disallowed_methods, reason = "a load generator is all clock and threads")]
 
 pub mod checker;
+pub mod control;
 pub mod coordinator;
 pub mod ingest_sender;
 pub mod link;

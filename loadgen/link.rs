@@ -4,6 +4,7 @@
 //! Invariant: notes are counts and times, never one line per delivery.
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -30,8 +31,16 @@ pub struct WorkerConfig {
     pub layout: Layout,
     /// Channel names are this and a number.
     pub channel_prefix: String,
+    /// Names of the channels instead; empty: prefix and number.
+    pub channel_names: Vec<String>,
+    /// How many of this worker's connections, from the first, subscribe to each of the named; empty: all to each.
+    pub channel_members: Vec<u32>,
+    /// Whether subscribers ask for joins and leaves.
+    pub join_leave: bool,
     /// Token of the connect command.
     pub token: Option<String>,
+    /// File with a token for each connection, line by line, over and over.
+    pub tokens_file: Option<PathBuf>,
     /// Stamp of this run.
     pub run: u16,
     /// New connections per second of this worker; 0: as fast as they come.
@@ -48,6 +57,20 @@ pub struct WorkerConfig {
     pub connections_per_address: u32,
     /// SO_RCVBUF, in bytes; 0: default.
     pub receive_buffer_bytes: u32,
+}
+
+impl WorkerConfig {
+    /// Numbers of the channels to which the worker's connection `connection` subscribes.
+    pub fn channels_of(&self, connection: u32) -> impl Iterator<Item = u32> {
+        let number = self.first_connection + u64::from(connection);
+        let has = move |channel: &u32| self.members_of(*channel) > connection;
+        (0..self.layout.subscriptions).map(move |index| self.layout.channel(number, index)).filter(has)
+    }
+
+    /// How many connections of the worker subscribe to a named channel, if they do so in the order of their numbers.
+    pub fn members_of(&self, channel: u32) -> u32 {
+        self.channel_members.get(channel as usize).copied().unwrap_or(self.connections)
+    }
 }
 
 /// Coordinator to worker.
@@ -67,6 +90,17 @@ pub enum Order {
     },
     /// Send no more; say [`Note::Done`] when every echo is back.
     EchoStop,
+    /// Let connections leave a channel and join it again, one after the other.
+    Churn {
+        /// Name of the channel.
+        channel: String,
+        /// Connections that have sent a command and wait for its reply.
+        outstanding: u32,
+        /// The first so many of the worker's subscribers take part.
+        churners: u32,
+    },
+    /// Let nobody else leave; say [`Note::Done`] when everyone has joined again.
+    ChurnStop,
     /// Forget latencies and start counting CPU here; say [`Note::Done`].
     Reset,
     /// Say [`Note::Report`].
@@ -130,6 +164,10 @@ pub struct WorkerReport {
     pub latency: Buckets,
     /// Echoes since the last reset.
     pub echoes: u64,
+    /// Leaves and joins that were answered since the last reset.
+    pub changes: u64,
+    /// Joins and leaves of others that connections were told of since the last reset.
+    pub told: u64,
     /// Connections that are open.
     pub open: u32,
     /// Why open connections ended, with counts.

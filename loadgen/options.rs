@@ -3,6 +3,7 @@
 //! In: arguments. Out: [`Options`], one variant of [`Command`] per scenario, with [`Common`] shared by all.
 //! Invariant: every option has a unit in its name or in its help.
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,7 @@ impl Options {
             Command::Fanout(options) => Some(&options.common),
             Command::Echo(options) => Some(&options.common),
             Command::Ingest(options) => Some(&options.common),
+            Command::Presence(options) => Some(&options.common),
             Command::Worker => None,
         }
     }
@@ -76,6 +78,8 @@ pub enum Command {
     Echo(EchoOptions),
     /// Publish over the ingest port, as fast as acknowledgements allow or at a rate.
     Ingest(IngestOptions),
+    /// Let members of a channel leave and join again, while watchers are told of it.
+    Presence(PresenceOptions),
     /// One worker process; started by the program itself.
     #[command(hide = true)]
     Worker,
@@ -128,6 +132,9 @@ pub struct Clients {
     /// Token of the connect command, if any.
     #[arg(long)]
     pub token: Option<String>,
+    /// File with one token a line; connection i takes line i modulo the number of lines. Instead of --token.
+    #[arg(long, conflicts_with = "token")]
+    pub tokens_file: Option<PathBuf>,
     /// New connections per second; 0: as fast as they come.
     #[arg(long, default_value_t = 0)]
     pub connect_rate: u32,
@@ -147,6 +154,15 @@ pub struct Clients {
     /// SO_RCVBUF of each connection, in bytes; 0: the kernel's default.
     #[arg(long, default_value_t = 0)]
     pub receive_buffer_bytes: u32,
+    /// Names of the channels; empty: prefix and number. Set by scenarios.
+    #[arg(skip)]
+    pub channel_names: Vec<String>,
+    /// How many connections subscribe to each of the named; empty: all to each. Set by scenarios.
+    #[arg(skip)]
+    pub channel_members: Vec<u32>,
+    /// Whether subscribers ask for joins and leaves. Set by scenarios.
+    #[arg(skip)]
+    pub join_leave: bool,
 }
 
 /// Options of `connect`.
@@ -265,6 +281,66 @@ pub struct IngestOptions {
     /// Give each publication an idempotency key of 16 bytes.
     #[arg(long)]
     pub idempotency_keys: bool,
+}
+
+/// Options of `presence`.
+#[derive(Args, Clone, Debug)]
+pub struct PresenceOptions {
+    /// Shared options.
+    #[command(flatten)]
+    pub common: Common,
+    /// The members. What they subscribe to is `--churn-channels`.
+    #[command(flatten)]
+    pub clients: Clients,
+    /// Channels, as NAME or NAME=MEMBERS: that many connections subscribe, without a number all; watchers to each. Each
+    /// is churned in windows of its own. One of a namespace without presence shows what the commands alone cost.
+    #[arg(long, value_delimiter = ',', required = true, value_parser = ChurnChannel::parse)]
+    pub churn_channels: Vec<ChurnChannel>,
+    /// How many members come and go, the others staying; several numbers get windows of their own, in channels with
+    /// more members than that. 0: all of them.
+    #[arg(long, value_delimiter = ',', default_value = "0")]
+    pub churners: Vec<u32>,
+    /// Subscribers that ask for joins and leaves, and stay.
+    #[arg(long, default_value_t = 10)]
+    pub watchers: u32,
+    /// Members, over all processes, that have sent an unsubscribe or a subscribe and wait for its reply.
+    #[arg(long, short = 'k', default_value_t = 120)]
+    pub outstanding: u32,
+    /// Windows of each channel and each number of churners, in turn.
+    #[arg(long, default_value_t = 1)]
+    pub rounds: u32,
+    /// Control port, for the counts of members and of bytes written.
+    #[arg(long, default_value = "127.0.0.1:8001")]
+    pub control: SocketAddr,
+    /// Key of the HTTP API.
+    #[arg(long, default_value = "dev")]
+    pub api_key: String,
+    /// Seconds of each measured window.
+    #[arg(long, default_value_t = 3.0)]
+    pub seconds: f64,
+    /// Seconds of the same load before each window.
+    #[arg(long, default_value_t = 0.5)]
+    pub warmup_s: f64,
+}
+
+/// A channel of the presence scenario.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ChurnChannel {
+    /// Its name.
+    pub name: String,
+    /// Connections that subscribe, watchers not counted; none: all.
+    pub members: Option<u32>,
+}
+
+impl ChurnChannel {
+    fn parse(text: &str) -> Result<ChurnChannel, String> {
+        let Some((name, members)) = text.split_once('=') else {
+            return Ok(ChurnChannel { name: text.to_string(), members: None });
+        };
+        let members = members.parse().ok().filter(|members| *members > 0);
+        let members = members.ok_or_else(|| format!("{text}: the number of members must be at least 1"))?;
+        Ok(ChurnChannel { name: name.to_string(), members: Some(members) })
+    }
 }
 
 /// A server address as given by `--url`.

@@ -111,7 +111,7 @@ impl Dialect {
     }
 
     /// Frames with the connect command and a subscribe command per channel; empty for plain WebSocket.
-    pub fn opening(&self, token: Option<&str>, channels: impl Iterator<Item = String>) -> Vec<u8> {
+    pub fn opening(&self, token: Option<&str>, channels: impl Iterator<Item = String>, join_leave: bool) -> Vec<u8> {
         let mut out = Vec::new();
         let mut batch = Vec::new();
         match self.protocol {
@@ -135,20 +135,51 @@ impl Dialect {
                 batch.clear();
             }
             let id = index + 2;
-            if self.protocol == Protocol::CentrifugeJson {
-                if !batch.is_empty() {
-                    batch.push(b'\n');
-                }
-                let command = format!("{{\"id\":{id},\"subscribe\":{{\"channel\":{}}}}}", quoted(&channel));
-                batch.extend_from_slice(command.as_bytes());
-            } else {
-                let mut subscribe = Vec::new();
-                write_field(&mut subscribe, 1, channel.as_bytes());
-                write_command(&mut batch, id, 5, &subscribe);
-            }
+            self.write_subscribe(&mut batch, id, &channel, join_leave);
         }
         write_frame(&mut out, self.opcode(), &batch);
         out
+    }
+
+    /// A frame with one subscribe command; `join_leave`: with others' joins and leaves.
+    pub fn subscribing(&self, id: u32, channel: &str, join_leave: bool) -> Vec<u8> {
+        let (mut command, mut out) = (Vec::new(), Vec::new());
+        self.write_subscribe(&mut command, id, channel, join_leave);
+        write_frame(&mut out, self.opcode(), &command);
+        out
+    }
+
+    /// A frame with one unsubscribe command.
+    pub fn unsubscribing(&self, id: u32, channel: &str) -> Vec<u8> {
+        let (mut command, mut out) = (Vec::new(), Vec::new());
+        if self.protocol == Protocol::CentrifugeJson {
+            let text = format!("{{\"id\":{id},\"unsubscribe\":{{\"channel\":{}}}}}", quoted(channel));
+            command.extend_from_slice(text.as_bytes());
+        } else {
+            let mut unsubscribe = Vec::new();
+            write_field(&mut unsubscribe, 1, channel.as_bytes());
+            write_command(&mut command, id, 6, &unsubscribe);
+        }
+        write_frame(&mut out, self.opcode(), &command);
+        out
+    }
+
+    fn write_subscribe(&self, batch: &mut Vec<u8>, id: u32, channel: &str, join_leave: bool) {
+        if self.protocol == Protocol::CentrifugeJson {
+            if !batch.is_empty() {
+                batch.push(b'\n');
+            }
+            let asks = if join_leave { ",\"join_leave\":true" } else { "" };
+            let command = format!("{{\"id\":{id},\"subscribe\":{{\"channel\":{}{asks}}}}}", quoted(channel));
+            batch.extend_from_slice(command.as_bytes());
+        } else {
+            let mut subscribe = Vec::new();
+            write_field(&mut subscribe, 1, channel.as_bytes());
+            if join_leave {
+                subscribe.extend_from_slice(&[11 << 3, 1]);
+            }
+            write_command(batch, id, 5, &subscribe);
+        }
     }
 
     /// How many replies the opening commands bring.
@@ -177,6 +208,21 @@ impl Dialect {
                 let end = end.filter(|end| *end <= message.len()).ok_or("a protobuf message is cut")?;
                 Ok(Some((if length == 0 { Item::Ping } else { Item::Message(&message[start..end]) }, end)))
             }
+        }
+    }
+
+    /// Whether a message is a push that tells of somebody's coming or going.
+    pub fn is_join_or_leave(&self, message: &[u8]) -> bool {
+        match self.protocol {
+            Protocol::Websocket => false,
+            Protocol::CentrifugeJson => {
+                let has = |key: &[u8]| memmem::find(message, key).is_some();
+                message.starts_with(b"{\"push\":") && (has(b"\"join\":{") || has(b"\"leave\":{"))
+            }
+            Protocol::CentrifugeProtobuf => fields(message).any(|(field, value)| match value {
+                Field::Bytes(push) if field == 4 => fields(push).any(|(field, _)| field == 5 || field == 6),
+                Field::Bytes(_) | Field::Number(_) => false,
+            }),
         }
     }
 
@@ -387,7 +433,7 @@ mod tests {
     #[test]
     fn opening_commands_are_whole_frames_with_every_id_once() {
         let dialect = Dialect::new(Protocol::CentrifugeJson, "h", "/");
-        let mut bytes = dialect.opening(Some("t\"k"), (0..100).map(|channel| format!("c{channel}")));
+        let mut bytes = dialect.opening(Some("t\"k"), (0..100).map(|channel| format!("c{channel}")), false);
         let mut ids = Vec::new();
         while !bytes.is_empty() {
             let header = ringway_wire::frame::decode_header(&bytes).expect("good").expect("whole");
@@ -402,6 +448,23 @@ mod tests {
         }
         assert_eq!(ids, (1..=101).collect::<Vec<_>>());
         assert_eq!(dialect.replies(100), 101);
+    }
+
+    #[test]
+    fn joins_and_leaves_are_told_from_other_messages() {
+        let json = Dialect::new(Protocol::CentrifugeJson, "h", "/");
+        assert!(json.is_join_or_leave(b"{\"push\":{\"channel\":\"c\",\"join\":{\"info\":{}}}}"));
+        assert!(json.is_join_or_leave(b"{\"push\":{\"channel\":\"c\",\"leave\":{\"info\":{}}}}"));
+        assert!(!json.is_join_or_leave(b"{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":1}}}"));
+        assert!(!json.is_join_or_leave(b"{\"id\":2,\"subscribe\":{}}"));
+        let protobuf = Dialect::new(Protocol::CentrifugeProtobuf, "h", "/");
+        for (field, told) in [(4, false), (5, true), (6, true), (7, false)] {
+            let (mut push, mut message) = (Vec::new(), Vec::new());
+            write_field(&mut push, 2, b"c");
+            write_field(&mut push, field, &[]);
+            write_field(&mut message, 4, &push);
+            assert_eq!(protobuf.is_join_or_leave(&message), told, "field {field} of a push");
+        }
     }
 
     #[test]

@@ -150,15 +150,13 @@ impl Report {
         let mut out = String::new();
         let width = self.rows.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
         for (name, value) in &self.rows {
-            let text = match value {
-                Value::Object(map) => {
-                    let parts: Vec<String> = map.iter().map(|(name, value)| format!("{name} {value}")).collect();
-                    parts.join("  ")
+            if let Value::Array(items) = value {
+                for item in items {
+                    let _ = writeln!(out, "{name:width$}  {}", line(item));
                 }
-                Value::String(text) => text.clone(),
-                other => other.to_string(),
-            };
-            let _ = writeln!(out, "{name:width$}  {text}");
+                continue;
+            }
+            let _ = writeln!(out, "{name:width$}  {}", line(value));
         }
         for problem in &self.problems {
             let _ = writeln!(out, "PROBLEM: {problem}");
@@ -166,6 +164,17 @@ impl Report {
         let verdict = if self.intact() { "every delivery right" } else { "FAILED" };
         let _ = writeln!(out, "{:width$}  {verdict}", "verdict");
         out
+    }
+}
+
+fn line(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            let parts: Vec<String> = map.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            parts.join("  ")
+        }
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
     }
 }
 

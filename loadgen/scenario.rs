@@ -1,4 +1,4 @@
-//! The four scenarios: what is done, what is measured, what is reported.
+//! The scenarios: what is done, what is measured, what is reported.
 //!
 //! In: [`Options`]. Out: a [`Report`].
 //!
@@ -6,6 +6,7 @@
 //! exactly the deliveries counted. Open-loop latency counts from the time at which a publication was due, also when it
 //! left late.
 mod ingest;
+mod presence;
 
 use std::time::{Duration, Instant};
 
@@ -42,6 +43,7 @@ pub fn run(options: &Options) -> Result<Report, String> {
         Command::Fanout(options) => fanout(options),
         Command::Echo(options) => echo(options),
         Command::Ingest(options) => ingest::run(options),
+        Command::Presence(options) => presence::run(options),
         Command::Worker => Err("a worker is not a scenario".to_string()),
     }
 }

@@ -6,6 +6,7 @@
 //! a frame that is not whole yet, bytes that a socket did not take, and what is known of an opening connection live in
 //! maps that are empty when nothing is under way. All orders and notes are lines, so that the worker does not know
 //! whether it is a process or anything else.
+mod churn;
 mod talk;
 
 use std::collections::{BTreeMap, HashMap};
@@ -21,6 +22,7 @@ use crate::net::{self, Poll, Ready};
 use crate::payload::{PayloadTemplate, Stamp, StampFinder};
 use crate::protocol::{Dialect, Item, Reply, next_frame, write_frame};
 use crate::report::Latency;
+use churn::Churn;
 
 /// Bytes read from a socket at once.
 const READ_BYTES: usize = 64 * 1024;
@@ -63,6 +65,8 @@ struct Echo {
 struct Worker {
     config: WorkerConfig,
     dialect: Dialect,
+    /// Of the connections in turn; empty: all have that of the configuration.
+    tokens: Vec<String>,
     poll: Poll,
     sockets: Vec<Option<OwnedFd>>,
     phases: Vec<Phase>,
@@ -75,6 +79,9 @@ struct Worker {
     opening_latency: Latency,
     echo: Option<Echo>,
     echoes: u64,
+    churn: Option<Churn>,
+    changes: u64,
+    told: u64,
     scratch: Vec<u8>,
     orders: String,
     started: u32,
@@ -121,6 +128,7 @@ impl Worker {
         poll.add(io::stdin(), ORDERS, false).map_err(|error| format!("stdin: {error}"))?;
         let count = config.connections as usize;
         Ok(Worker {
+            tokens: read_tokens(&config)?,
             dialect: Dialect::new(config.protocol, &config.host, &config.path),
             poll,
             sockets: std::iter::repeat_with(|| None).take(count).collect(),
@@ -134,6 +142,9 @@ impl Worker {
             opening_latency: Latency::new(),
             echo: None,
             echoes: 0,
+            churn: None,
+            changes: 0,
+            told: 0,
             scratch: vec![0; READ_BYTES],
             orders: String::new(),
             started: 0,
@@ -215,7 +226,7 @@ impl Worker {
         if connection == 0 {
             self.first_ns = started_ns;
         }
-        let replies_due = self.dialect.replies(config.layout.subscriptions);
+        let replies_due = self.dialect.replies(config.channels_of(connection).count() as u32);
         self.opening.insert(connection, Opening { started_ns, replies_due });
         self.phases[connection as usize] = Phase::Upgrading;
         let socket = match net::connect(config.target, source, config.receive_buffer_bytes) {
@@ -338,11 +349,14 @@ impl Worker {
 
     fn upgraded(&mut self, connection: u32, now_ns: u64) {
         self.phases[connection as usize] = Phase::Joining;
-        let number = self.config.first_connection + u64::from(connection);
-        let layout = self.config.layout;
-        let prefix = &self.config.channel_prefix;
-        let channels = (0..layout.subscriptions).map(|index| format!("{prefix}{}", layout.channel(number, index)));
-        let commands = self.dialect.opening(self.config.token.as_deref(), channels);
+        let config = &self.config;
+        let names = |channel: u32| match config.channel_names.get(channel as usize) {
+            Some(name) => name.clone(),
+            None => format!("{}{channel}", config.channel_prefix),
+        };
+        let own = self.tokens.get(connection as usize).map(String::as_str);
+        let channels = config.channels_of(connection).map(names);
+        let commands = self.dialect.opening(own.or(config.token.as_deref()), channels, config.join_leave);
         if commands.is_empty() {
             return self.opened(connection, now_ns);
         }
@@ -396,8 +410,10 @@ impl Worker {
     }
 
     fn reply(&mut self, connection: u32, bytes: &[u8], now_ns: u64) -> Result<(), String> {
-        if self.phases[connection as usize] != Phase::Joining {
-            return Ok(());
+        match self.phases[connection as usize] {
+            Phase::Joining => {}
+            Phase::Open => return self.reply_while_open(connection, bytes, now_ns),
+            Phase::Unborn | Phase::Upgrading | Phase::Closed => return Ok(()),
         }
         match self.dialect.reply(bytes) {
             Reply::Other => {}
@@ -421,6 +437,7 @@ impl Worker {
         self.opening.remove(&connection);
         self.partial.remove(&connection);
         self.unsent.remove(&connection);
+        self.forget_churner(connection);
         let list = match phase {
             Phase::Closed => return,
             Phase::Open => {
@@ -431,6 +448,18 @@ impl Worker {
         };
         *list.entry(reason.to_string()).or_default() += 1;
     }
+}
+
+/// The tokens of this worker's connections.
+fn read_tokens(config: &WorkerConfig) -> Result<Vec<String>, String> {
+    let Some(path) = &config.tokens_file else { return Ok(Vec::new()) };
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let lines: Vec<&str> = text.lines().collect();
+    if lines.is_empty() {
+        return Err(format!("{}: no token", path.display()));
+    }
+    let own = config.first_connection..config.first_connection + u64::from(config.connections);
+    Ok(own.map(|number| lines[(number % lines.len() as u64) as usize].to_string()).collect())
 }
 
 fn close_reason(payload: &[u8]) -> String {

@@ -129,6 +129,45 @@ fn echo_is_checked_per_connection() {
     assert!(json["echoes"].as_u64().expect("a count") > 10, "{json}");
 }
 
+fn presence(gateway: &Gateway, extra: &[&str]) -> (i32, Value) {
+    let (url, control) = (format!("ws://{}/connection", gateway.clients), gateway.control.to_string());
+    let common = ["presence", "--url", &url, "--control", &control, "--churn-channels", "crowd:c,plain:c=5", "-n", "9"];
+    let short = ["--watchers", "2", "-k", "4", "--workers", "2", "--seconds", "0.2", "--warmup-s", "0.1"];
+    run(&[&common[..], &short, extra].concat())
+}
+
+#[test]
+fn presence_counts_events_pushes_bytes_and_members() {
+    let (code, json) = presence(&Gateway::start(Fault::None), &["--churners", "0,3", "--rounds", "2"]);
+    assert_eq!(code, 0, "{json}");
+    let windows = json["windows"].as_array().expect("windows");
+    let order: Vec<_> = windows.iter().map(|one| (one["channel"].as_str(), one["churners"].as_u64())).collect();
+    let (crowd, plain) = (Some("crowd:c"), Some("plain:c"));
+    let round = [(crowd, Some(9)), (plain, Some(5)), (crowd, Some(3)), (plain, Some(3))];
+    assert_eq!(order, [round, round].concat());
+    for one in windows {
+        let events = one["events"].as_u64().expect("a count");
+        let with_presence = one["channel"] == "crowd:c";
+        assert!(events > 10 && events.is_multiple_of(2), "who leaves comes back: {one}");
+        assert_eq!(one["pushes_to_watchers"], if with_presence { events * 2 } else { 0 }, "{one}");
+        assert_eq!(one["members"], if with_presence { 11.into() } else { Value::Null }, "{one}");
+        assert_eq!(one["latency"]["count"], events, "{one}");
+        // The two answers, headers included, by turns.
+        let bytes =
+            ["{\"id\":1000000,\"unsubscribe\":{}}", "{\"id\":1000000,\"subscribe\":{}}"].map(|text| text.len() + 2);
+        assert_eq!(one["written_bytes_per_event"], (bytes[0] + bytes[1]) as f64 / 2.0, "{one}");
+    }
+}
+
+#[test]
+fn a_member_too_few_or_told_too_much_fails_the_run() {
+    for (fault, problem) in [(Fault::Uncounted, "members, not 11"), (Fault::ToldToAll, "members were told")] {
+        let (code, json) = presence(&Gateway::start(fault), &[]);
+        assert_eq!(code, 2, "{fault:?}: {json}");
+        assert!(json["problems"].to_string().contains(problem), "{fault:?}: {json}");
+    }
+}
+
 #[test]
 fn ingest_counts_acknowledgements_and_respects_credit() {
     let gateway = Gateway::start(Fault::None);

@@ -85,9 +85,11 @@ impl Worker {
                     echo.stopping = true;
                 }
             }
+            Order::Churn { channel, outstanding, churners } => self.begin_churn(&channel, outstanding, churners),
+            Order::ChurnStop => self.stop_churn(),
             Order::Reset => {
                 self.latency = Latency::new();
-                self.echoes = 0;
+                (self.echoes, self.changes, self.told) = (0, 0, 0);
                 self.cpu_ns_at_reset = server_cost::own_cpu_ns();
                 say(&Note::Done)?;
             }
@@ -126,6 +128,10 @@ impl Worker {
             self.echo = None;
             say(&Note::Done)?;
         }
+        if self.churn_is_over() {
+            self.churn = None;
+            say(&Note::Done)?;
+        }
         if self.something_to_say() {
             let now_ns = net::now_ns();
             if now_ns - self.said_ns >= self.config.notify_us * 1000 {
@@ -152,6 +158,8 @@ impl Worker {
             counts,
             latency: self.latency.buckets(),
             echoes: self.echoes,
+            changes: self.changes,
+            told: self.told,
             open: self.open,
             losses: self.losses.clone(),
             pings: self.pings,

@@ -66,9 +66,11 @@ struct Present {
     member: Arc<Member>,
 }
 
+/// A user with a connection here. One of its members stands for its name, the first to come: most users have one, and
+/// its memory is at hand when it goes. When it goes before others, it stays in memory until its user has gone.
 #[derive(Debug)]
 struct User {
-    name: Box<str>,
+    known_by: Arc<Member>,
     connections: u32,
 }
 
@@ -95,7 +97,7 @@ impl Members {
     /// Takes a member in; `told`: its going will be. False: the connection was a member already, and is now this one.
     pub fn join(&mut self, member: Arc<Member>, told: bool) -> bool {
         let (core, conn) = (member.core, member.conn);
-        self.count_in(&member.user);
+        self.count_in(&member);
         let hasher = &self.hasher;
         let entry = self.members.entry(
             key_hash(hasher, core, conn),
@@ -110,7 +112,7 @@ impl Members {
             }
             Entry::Occupied(mut place) => {
                 let before = core::mem::replace(place.get_mut(), present);
-                self.count_out(&before.member.user);
+                self.count_out(&before.member);
                 false
             }
         }
@@ -121,7 +123,7 @@ impl Members {
         let hash = key_hash(&self.hasher, core, conn);
         let place = self.members.find_entry(hash, |present| present.is(core, conn)).ok()?;
         let (Present { told, member, .. }, _) = place.remove();
-        self.count_out(&member.user);
+        self.count_out(&member);
         if is_sparse(self.members.len(), self.members.capacity()) {
             let hasher = &self.hasher;
             let room = self.members.len() * 2;
@@ -137,7 +139,7 @@ impl Members {
             .extract_if(|present| present.core == core)
             .map(|Present { told, member, .. }| Gone { member, told })
             .collect();
-        gone.iter().for_each(|gone| self.count_out(&gone.member.user));
+        gone.iter().for_each(|gone| self.count_out(&gone.member));
         gone
     }
 
@@ -173,19 +175,18 @@ impl Members {
         self.gate.due(namespace, now_ms)
     }
 
-    fn count_in(&mut self, user: &str) {
+    fn count_in(&mut self, member: &Arc<Member>) {
         let hasher = &self.hasher;
         self.users
-            .entry(hasher.hash_one(user), |known| &*known.name == user, |known| hasher.hash_one(&*known.name))
-            .or_insert_with(|| User { name: user.into(), connections: 0 })
+            .entry(hasher.hash_one(&*member.user), |known| known.is_of(member), |known| known.hash(hasher))
+            .or_insert_with(|| User { known_by: Arc::clone(member), connections: 0 })
             .get_mut()
             .connections += 1;
     }
 
-    fn count_out(&mut self, user: &str) {
-        let Ok(mut place) = self.users.find_entry(self.hasher.hash_one(user), |known| &*known.name == user) else {
-            return;
-        };
+    fn count_out(&mut self, member: &Arc<Member>) {
+        let hash = self.hasher.hash_one(&*member.user);
+        let Ok(mut place) = self.users.find_entry(hash, |known| known.is_of(member)) else { return };
         place.get_mut().connections -= 1;
         if place.get().connections > 0 {
             return;
@@ -193,7 +194,7 @@ impl Members {
         place.remove();
         if is_sparse(self.users.len(), self.users.capacity()) {
             let (hasher, room) = (&self.hasher, self.users.len() * 2);
-            self.users.shrink_to(room, |known| hasher.hash_one(&*known.name));
+            self.users.shrink_to(room, |known| known.hash(hasher));
         }
     }
 }
@@ -201,6 +202,16 @@ impl Members {
 impl Present {
     fn is(&self, core: CoreId, conn: ConnId) -> bool {
         self.conn == conn && self.core == core
+    }
+}
+
+impl User {
+    fn is_of(&self, member: &Arc<Member>) -> bool {
+        Arc::ptr_eq(&self.known_by, member) || self.known_by.user == member.user
+    }
+
+    fn hash(&self, hasher: &FixedState) -> u64 {
+        hasher.hash_one(&*self.known_by.user)
     }
 }
 

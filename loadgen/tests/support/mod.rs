@@ -1,7 +1,7 @@
 //! A tiny gateway inside the test process: just enough WebSocket, Centrifuge JSON and ingest to run every scenario.
 //!
-//! In: connections on two ephemeral ports of 127.0.0.1. Out: broadcasts, echoes, pushes, acknowledgements; with a
-//! [`Fault`], one subscriber's delivery goes wrong in a chosen way.
+//! In: connections on three ephemeral ports of 127.0.0.1. Out: broadcasts, echoes, pushes, acknowledgements, counts of
+//! members; with a [`Fault`], one of them goes wrong in a chosen way.
 //! Invariant: one thread per connection, one lock; nothing here is fast, and nothing needs to be.
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
@@ -26,6 +26,10 @@ pub(crate) enum Fault {
     Doubled,
     /// It is sent behind the sixth.
     Late,
+    /// No delivery: a member is not counted.
+    Uncounted,
+    /// No delivery: everybody is told of joins and leaves.
+    ToldToAll,
 }
 
 /// Index of the delivery that goes wrong.
@@ -33,6 +37,8 @@ const FAULT_AT: u64 = 4;
 
 struct Subscriber {
     stream: TcpStream,
+    peer: SocketAddr,
+    hears: bool,
     sent: u64,
     held: Option<Vec<u8>>,
 }
@@ -42,6 +48,7 @@ struct State {
     /// Subscribers by channel; plain WebSocket ones are on the channel of the empty name.
     channels: HashMap<String, Vec<Subscriber>>,
     offsets: HashMap<String, u64>,
+    written_bytes: u64,
 }
 
 /// The running gateway; its threads end with the test process.
@@ -50,6 +57,8 @@ pub(crate) struct Gateway {
     pub(crate) clients: SocketAddr,
     /// Ingest port.
     pub(crate) ingest: SocketAddr,
+    /// Control port.
+    pub(crate) control: SocketAddr,
     /// Pongs of the client protocol that arrived.
     pub(crate) pongs: Arc<AtomicU64>,
 }
@@ -72,8 +81,9 @@ impl Gateway {
         let pongs = Arc::new(AtomicU64::new(0));
         let shared = Arc::new(Shared { state: Mutex::default(), fault, pongs: pongs.clone() });
         let clients = serve(shared.clone(), client);
-        let ingest = serve(shared, backend);
-        Gateway { clients, ingest, pongs }
+        let ingest = serve(shared.clone(), backend);
+        let control = serve(shared, control);
+        Gateway { clients, ingest, control, pongs }
     }
 }
 
@@ -107,7 +117,7 @@ fn client(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
     };
     input.drain(..end);
     if path == "/" {
-        subscribe(shared, "", &mut stream, &answer)?;
+        subscribe(shared, "", &mut stream, &answer, false)?;
     } else {
         stream.write_all(&answer)?;
     }
@@ -142,7 +152,19 @@ fn commands(shared: &Shared, stream: &mut TcpStream, payload: &[u8]) -> io::Resu
         } else if let Some(subscribe_to) = command.get("subscribe") {
             let channel = subscribe_to["channel"].as_str().unwrap_or_default();
             let answer = framed(format!("{{\"id\":{id},\"subscribe\":{{}}}}").as_bytes());
-            subscribe(shared, channel, stream, &answer)?;
+            let hears = subscribe_to["join_leave"] == true;
+            // Told before it is answered: what a client does next finds the watchers' sockets up to date.
+            tell(shared, channel, "join");
+            subscribe(shared, channel, stream, &answer, hears)?;
+        } else if let Some(unsubscribe) = command.get("unsubscribe") {
+            let (channel, peer) = (unsubscribe["channel"].as_str().unwrap_or_default(), stream.peer_addr()?);
+            let answer = framed(format!("{{\"id\":{id},\"unsubscribe\":{{}}}}").as_bytes());
+            tell(shared, channel, "leave");
+            let mut state = shared.state();
+            let subscribers = state.channels.entry(channel.to_string()).or_default();
+            subscribers.retain(|subscriber| subscriber.peer != peer);
+            state.written_bytes += answer.len() as u64;
+            stream.write_all(&answer)?;
         } else if line == "{}" {
             shared.pongs.fetch_add(1, Ordering::Relaxed);
         }
@@ -204,9 +226,11 @@ fn published(shared: &Shared, publish: &Publish<'_>) -> Ack {
 }
 
 /// Answers and joins in one step: whoever has read the answer gets every later broadcast.
-fn subscribe(shared: &Shared, channel: &str, stream: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
-    let subscriber = Subscriber { stream: stream.try_clone()?, sent: 0, held: None };
+fn subscribe(shared: &Shared, channel: &str, stream: &mut TcpStream, answer: &[u8], hears: bool) -> io::Result<()> {
+    let peer = stream.peer_addr()?;
+    let subscriber = Subscriber { stream: stream.try_clone()?, peer, hears, sent: 0, held: None };
     let mut state = shared.state();
+    state.written_bytes += answer.len() as u64;
     stream.write_all(answer)?;
     state.channels.entry(channel.to_string()).or_default().push(subscriber);
     Ok(())
@@ -219,7 +243,7 @@ fn broadcast(shared: &Shared, channel: &str, message: &[u8]) {
         let mut bytes = frame.clone();
         if index == 0 && subscriber.sent == FAULT_AT {
             match shared.fault {
-                Fault::None => {}
+                Fault::None | Fault::Uncounted | Fault::ToldToAll => {}
                 Fault::Lost => bytes.clear(),
                 Fault::Doubled => bytes.extend_from_slice(&frame),
                 Fault::Late => subscriber.held = Some(std::mem::take(&mut bytes)),
@@ -231,6 +255,51 @@ fn broadcast(shared: &Shared, channel: &str, message: &[u8]) {
         // A subscriber that is gone is the load generator closing down.
         let _ = subscriber.stream.write_all(&bytes);
     }
+}
+
+/// Tells those who hear of it that somebody has come or gone; not in channels whose name begins with `plain`.
+fn tell(shared: &Shared, channel: &str, what: &str) {
+    if channel.starts_with("plain") {
+        return;
+    }
+    let push = framed(format!("{{\"push\":{{\"channel\":\"{channel}\",\"{what}\":{{\"info\":{{}}}}}}}}").as_bytes());
+    let mut state = shared.state();
+    let everybody = shared.fault == Fault::ToldToAll;
+    for subscriber in state.channels.entry(channel.to_string()).or_default() {
+        if subscriber.hears || everybody {
+            let _ = subscriber.stream.write_all(&push);
+        }
+    }
+}
+
+/// One request: numbers, or how many members a channel has.
+fn control(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
+    let mut input = Vec::new();
+    let end = loop {
+        if let Some(end) = find_head_end(&input, 0) {
+            break end;
+        }
+        read_more(&mut stream, &mut input)?;
+    };
+    let head = String::from_utf8_lossy(&input[..end]).into_owned();
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")?.parse::<usize>().ok());
+    while input.len() < end + length.unwrap_or(0) {
+        read_more(&mut stream, &mut input)?;
+    }
+    let state = shared.state();
+    let body = if head.starts_with("GET /metrics ") {
+        format!("ringway_write_bytes_total{{shard=\"0\"}} {}\n", state.written_bytes)
+    } else {
+        let asked: serde_json::Value = serde_json::from_slice(&input[end..])?;
+        let channel = asked["channel"].as_str().unwrap_or_default();
+        let members = state.channels.get(channel).map_or(0, Vec::len) - usize::from(shared.fault == Fault::Uncounted);
+        if channel.starts_with("plain") {
+            "{\"error\":{\"code\":108,\"message\":\"not available\"}}".to_string()
+        } else {
+            format!("{{\"result\":{{\"num_clients\":{members},\"num_users\":1}}}}")
+        }
+    };
+    stream.write_all(format!("HTTP/1.1 200 OK\r\n\r\n{body}").as_bytes())
 }
 
 fn framed(payload: &[u8]) -> Vec<u8> {
