@@ -1,7 +1,8 @@
 //! A tiny gateway inside the test process: just enough WebSocket, Centrifuge JSON and ingest to run every scenario.
 //!
 //! In: connections on two ephemeral ports of 127.0.0.1. Out: broadcasts, echoes, pushes, acknowledgements; with a
-//! [`Fault`], one subscriber's delivery goes wrong in a chosen way.
+//! [`Fault`], one subscriber's delivery goes wrong in a chosen way. Who offers compression is sent compressed
+//! broadcasts, except on `/echo`, where the offer is declined.
 //! Invariant: one thread per connection, one lock; nothing here is fast, and nothing needs to be.
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
+use ringway_wire::deflate::Compressor;
 use ringway_wire::frame::{Opcode, decode_header, write_server_header};
 use ringway_wire::ingest::{Ack, ClientFrame, HelloOk, Publish, decode_client, frame_len, write_acks, write_hello_ok};
 use ringway_wire::mask::unmask;
@@ -26,6 +28,8 @@ pub(crate) enum Fault {
     Doubled,
     /// It is sent behind the sixth.
     Late,
+    /// It is sent uncompressed, though the subscriber has compression.
+    Uncompressed,
 }
 
 /// Index of the delivery that goes wrong.
@@ -33,6 +37,7 @@ const FAULT_AT: u64 = 4;
 
 struct Subscriber {
     stream: TcpStream,
+    deflate: bool,
     sent: u64,
     held: Option<Vec<u8>>,
 }
@@ -100,14 +105,15 @@ fn client(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         read_more(&mut stream, &mut input)?;
     };
     let mut answer = Vec::new();
-    let path = {
+    let (path, deflate) = {
         let request = parse_request(&input[..end]).map_err(|_| io::Error::other("a bad upgrade"))?;
-        write_accept(&mut answer, &request, None);
-        request.path.to_string()
+        let deflate = request.deflate.filter(|_| request.path != "/echo");
+        write_accept(&mut answer, &request, deflate);
+        (request.path.to_string(), deflate.is_some())
     };
     input.drain(..end);
     if path == "/" {
-        subscribe(shared, "", &mut stream, &answer)?;
+        subscribe(shared, "", &mut stream, &answer, deflate)?;
     } else {
         stream.write_all(&answer)?;
     }
@@ -126,13 +132,13 @@ fn client(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         match path.as_str() {
             "/echo" => stream.write_all(&framed(&payload))?,
             "/publish" => broadcast(shared, "", &payload),
-            "/connection" => commands(shared, &mut stream, &payload)?,
+            "/connection" => commands(shared, &mut stream, &payload, deflate)?,
             _ => {}
         }
     }
 }
 
-fn commands(shared: &Shared, stream: &mut TcpStream, payload: &[u8]) -> io::Result<()> {
+fn commands(shared: &Shared, stream: &mut TcpStream, payload: &[u8], deflate: bool) -> io::Result<()> {
     for line in String::from_utf8_lossy(payload).lines() {
         let command: serde_json::Value = serde_json::from_str(line)?;
         let id = &command["id"];
@@ -142,7 +148,7 @@ fn commands(shared: &Shared, stream: &mut TcpStream, payload: &[u8]) -> io::Resu
         } else if let Some(subscribe_to) = command.get("subscribe") {
             let channel = subscribe_to["channel"].as_str().unwrap_or_default();
             let answer = framed(format!("{{\"id\":{id},\"subscribe\":{{}}}}").as_bytes());
-            subscribe(shared, channel, stream, &answer)?;
+            subscribe(shared, channel, stream, &answer, deflate)?;
         } else if line == "{}" {
             shared.pongs.fetch_add(1, Ordering::Relaxed);
         }
@@ -204,8 +210,8 @@ fn published(shared: &Shared, publish: &Publish<'_>) -> Ack {
 }
 
 /// Answers and joins in one step: whoever has read the answer gets every later broadcast.
-fn subscribe(shared: &Shared, channel: &str, stream: &mut TcpStream, answer: &[u8]) -> io::Result<()> {
-    let subscriber = Subscriber { stream: stream.try_clone()?, sent: 0, held: None };
+fn subscribe(shared: &Shared, channel: &str, stream: &mut TcpStream, answer: &[u8], deflate: bool) -> io::Result<()> {
+    let subscriber = Subscriber { stream: stream.try_clone()?, deflate, sent: 0, held: None };
     let mut state = shared.state();
     stream.write_all(answer)?;
     state.channels.entry(channel.to_string()).or_default().push(subscriber);
@@ -213,15 +219,19 @@ fn subscribe(shared: &Shared, channel: &str, stream: &mut TcpStream, answer: &[u
 }
 
 fn broadcast(shared: &Shared, channel: &str, message: &[u8]) {
-    let frame = framed(message);
+    let plain = framed(message);
+    let mut compressed = Vec::new();
+    Compressor::new().write_frame(&mut compressed, Opcode::Text, message);
     let mut state = shared.state();
     for (index, subscriber) in state.channels.entry(channel.to_string()).or_default().iter_mut().enumerate() {
+        let frame = if subscriber.deflate { &compressed } else { &plain };
         let mut bytes = frame.clone();
         if index == 0 && subscriber.sent == FAULT_AT {
             match shared.fault {
                 Fault::None => {}
                 Fault::Lost => bytes.clear(),
-                Fault::Doubled => bytes.extend_from_slice(&frame),
+                Fault::Doubled => bytes.extend_from_slice(frame),
+                Fault::Uncompressed => bytes.clone_from(&plain),
                 Fault::Late => subscriber.held = Some(std::mem::take(&mut bytes)),
             }
         } else if let Some(held) = subscriber.held.take() {
