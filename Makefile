@@ -6,6 +6,7 @@
 #   make million-publications   1,000,000 ingest publications over 1,000 channels, counted by SDK clients
 #   make cut-200                200 cuts of an SDK client under 2,000 publications a second, in both encodings
 #   make bench                  micro benches; make bench-fanout: Ringway, the floor and Bun side by side
+#   make bench-deflate          a 1 KiB broadcast to 10,000 clients with and without compression: CPU, bytes, memory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -18,7 +19,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-deflate clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -96,6 +97,9 @@ bench-micro:
 bench-fanout: tools
 	cargo build --release -p ringway -p ringway-loadgen -p ringway-floor
 	bench/fanout.sh
+
+bench-deflate: tools
+	bench/deflate.sh
 
 clean:
 	cargo clean
