@@ -56,14 +56,16 @@ def give_up(_signal, _frame):
     raise TimeoutError(f"no ready line within {READY_S} s")
 
 
-def run(name, scenario, server_command, load_arguments):
+def run(name, scenario, server_command, load_arguments, environment=None):
     """One run of a fresh server: the load generator's JSON, with how much of the machine others used meanwhile.
 
-    `load_arguments` makes the load generator's arguments of the server's ready line.
+    `load_arguments` makes the load generator's arguments of the server's ready line; `environment` is the server's beside
+    our own.
     """
     command = ["taskset", "-c", str(scenario["server_core"])] + [str(part) for part in server_command]
     errors = tempfile.TemporaryFile("w+")
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+    server = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True,
+                              env={**os.environ, **(environment or {})})
     try:
         signal.signal(signal.SIGALRM, give_up)
         signal.alarm(READY_S)
