@@ -7,6 +7,7 @@
 #   make cut-200                200 cuts of an SDK client under 2,000 publications a second, in both encodings
 #   make bench                  micro benches; make bench-fanout: Ringway, the floor and Bun side by side
 #   make bench-presence         members of a channel of 1,000 to 100,000 leave and join again: CPU and bytes per event
+#   make bench-deflate          a 1 KiB broadcast to 10,000 clients with and without compression: CPU, bytes, memory
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -19,7 +20,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -100,6 +101,9 @@ bench-fanout: tools
 
 bench-presence: tools
 	bench/presence.sh
+
+bench-deflate: tools
+	bench/deflate.sh
 
 clean:
 	cargo clean

@@ -95,6 +95,7 @@ impl Coordinator {
                 cpu: common.cpu.get(index as usize % common.cpu.len().max(1)).copied(),
                 connections_per_address: clients.connections_per_address,
                 receive_buffer_bytes: clients.receive_buffer_bytes,
+                deflate: clients.deflate,
             };
             first += connections;
             workers.push(spawn(index as usize, &config, sender.clone())?);
@@ -212,6 +213,8 @@ impl Coordinator {
                 all.told += report.told;
                 all.open += report.open;
                 all.pings += report.pings;
+                all.received_bytes += report.received_bytes;
+                all.compressed += report.compressed;
                 all.cpu_ns += report.cpu_ns;
                 all.resident_bytes += report.resident_bytes;
                 for (reason, count) in report.losses {

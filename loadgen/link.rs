@@ -57,6 +57,8 @@ pub struct WorkerConfig {
     pub connections_per_address: u32,
     /// SO_RCVBUF, in bytes; 0: default.
     pub receive_buffer_bytes: u32,
+    /// Whether permessage-deflate is offered and insisted on.
+    pub deflate: bool,
 }
 
 impl WorkerConfig {
@@ -174,6 +176,10 @@ pub struct WorkerReport {
     pub losses: BTreeMap<String, u64>,
     /// Pings of the client protocol and of WebSocket that came.
     pub pings: u64,
+    /// Bytes of the TCP streams since the last reset: frames with their headers, pings too.
+    pub received_bytes: u64,
+    /// Deliveries of `counts.received` that came in a compressed message.
+    pub compressed: u64,
     /// CPU of the worker since the last reset, in ns.
     pub cpu_ns: u64,
     /// Memory of the worker process, in bytes.

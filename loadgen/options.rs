@@ -8,6 +8,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 
+use crate::payload::PayloadForm;
+
 /// What the connections speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -163,6 +165,12 @@ pub struct Clients {
     /// Whether subscribers ask for joins and leaves. Set by scenarios.
     #[arg(skip)]
     pub join_leave: bool,
+    /// Offer permessage-deflate without context takeover, insist on it, and inflate what comes compressed.
+    #[arg(long)]
+    pub deflate: bool,
+    /// With --deflate: payloads of at least so many bytes must come compressed; 0: none need to.
+    #[arg(long, default_value_t = 1)]
+    pub deflate_bytes_min: usize,
 }
 
 /// Options of `connect`.
@@ -200,6 +208,10 @@ pub struct FanoutOptions {
     /// When the closed loop publishes again.
     #[arg(long, value_enum, default_value = "round")]
     pub refill: Refill,
+    /// Seconds of rest before the server's memory is read: with all connections open, again when each channel had one
+    /// publication, and behind the window. 0: no rest, and no such readings. Needs --server-pid.
+    #[arg(long, default_value_t = 0.0)]
+    pub rest_s: f64,
 }
 
 /// Where and what to publish, and for how long.
@@ -220,6 +232,9 @@ pub struct Publishing {
     /// Payload length in bytes.
     #[arg(long, default_value_t = 128)]
     pub payload_bytes: usize,
+    /// What a payload holds beside the stamp.
+    #[arg(long, value_enum, default_value = "text")]
+    pub payload: PayloadForm,
     /// Seconds of the measured window.
     #[arg(long, default_value_t = 5.0)]
     pub seconds: f64,

@@ -16,6 +16,10 @@ const UPGRADE_KEY: &[u8; 24] = b"cmluZ3dheS1sb2FkLWdlbg==";
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// Subscribe commands in one frame.
 const COMMANDS_PER_FRAME: u32 = 32;
+/// What is offered for compression (RFC 7692 §7.1.1): nothing is to be remembered between messages, on either side, so
+/// that one inflater serves all connections.
+const DEFLATE_OFFER: &str =
+    "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n";
 /// Longest answer to an upgrade, in bytes.
 const ANSWER_BYTES_MAX: usize = 16 * 1024;
 
@@ -47,21 +51,23 @@ pub enum Reply {
 pub struct Dialect {
     protocol: Protocol,
     request: Vec<u8>,
+    deflate: bool,
     accept: [u8; 28],
     pong: Vec<u8>,
 }
 
 impl Dialect {
-    /// For a server at `host` and `path`.
-    pub fn new(protocol: Protocol, host: &str, path: &str) -> Dialect {
+    /// For a server at `host` and `path`; `deflate`: compression is offered, and must be accepted.
+    pub fn new(protocol: Protocol, host: &str, path: &str, deflate: bool) -> Dialect {
         let subprotocol = match protocol {
             Protocol::CentrifugeProtobuf => "Sec-WebSocket-Protocol: centrifuge-protobuf\r\n",
             Protocol::CentrifugeJson | Protocol::Websocket => "",
         };
+        let extensions = if deflate { DEFLATE_OFFER } else { "" };
         let key = String::from_utf8_lossy(UPGRADE_KEY);
         let request = format!(
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{subprotocol}\r\n"
+             Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{subprotocol}{extensions}\r\n"
         );
         let mut pong = Vec::new();
         match protocol {
@@ -69,7 +75,7 @@ impl Dialect {
             Protocol::CentrifugeProtobuf => write_frame(&mut pong, Opcode::Binary, &[0]),
             Protocol::Websocket => {}
         }
-        Dialect { protocol, request: request.into_bytes(), accept: accept_key(UPGRADE_KEY), pong }
+        Dialect { protocol, request: request.into_bytes(), deflate, accept: accept_key(UPGRADE_KEY), pong }
     }
 
     /// The upgrade request.
@@ -93,7 +99,7 @@ impl Dialect {
     /// Length of the answer to the upgrade, once it is whole.
     ///
     /// # Errors
-    /// What is wrong with it: not 101, or a wrong accept key.
+    /// What is wrong with it: not 101, a wrong accept key, or another say about compression than was asked for.
     pub fn answer_len(&self, bytes: &[u8]) -> Result<Option<usize>, String> {
         let Some(end) = memmem::find(bytes, b"\r\n\r\n").map(|at| at + 4) else {
             let too_long = bytes.len() > ANSWER_BYTES_MAX;
@@ -106,6 +112,16 @@ impl Dialect {
         }
         if memmem::find(answer, &self.accept).is_none() {
             return Err("upgrade answer has a wrong Sec-WebSocket-Accept".to_string());
+        }
+        let extensions = extensions(answer);
+        if !self.deflate && !extensions.is_empty() {
+            return Err(format!("upgrade answer has an extension that was not offered: {extensions}"));
+        }
+        // A client that does not compress need not hear about its own takeover; it must not inflate what needs a memory.
+        if self.deflate
+            && !(extensions.starts_with("permessage-deflate") && extensions.contains("server_no_context_takeover"))
+        {
+            return Err(format!("compression was not accepted as offered: {extensions:?}"));
         }
         Ok(Some(end))
     }
@@ -236,6 +252,13 @@ impl Dialect {
     }
 }
 
+/// The value of the extensions header of an upgrade's answer, in lower case; empty without one.
+fn extensions(answer: &[u8]) -> String {
+    let answer = String::from_utf8_lossy(answer).to_ascii_lowercase();
+    let value = answer.lines().find_map(|line| line.strip_prefix("sec-websocket-extensions:"));
+    value.unwrap_or_default().trim().to_string()
+}
+
 /// Appends a whole masked client frame.
 pub fn write_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
     write_client_header(out, opcode, payload.len(), MASK);
@@ -247,17 +270,21 @@ pub fn write_frame(out: &mut Vec<u8>, opcode: Opcode, payload: &[u8]) {
 pub struct Frame<'a> {
     /// The four opcode bits.
     pub opcode: u8,
+    /// The payload is compressed (RFC 7692 §6).
+    pub compressed: bool,
     /// The payload.
     pub payload: &'a [u8],
     /// Bytes of the whole frame.
     pub length: usize,
 }
 
-/// The frame at the front of `bytes`; None while it is not whole. Servers under test send no fragments and no masks.
+/// The frame at the front of `bytes`; None while it is not whole. Servers under test send no fragments and no masks;
+/// `deflate`: text and binary may be compressed.
 #[inline]
-pub fn next_frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, String> {
+pub fn next_frame(bytes: &[u8], deflate: bool) -> Result<Option<Frame<'_>>, String> {
     let &[first, second, ..] = bytes else { return Ok(None) };
-    if first & 0xf0 != 0x80 || second & 0x80 != 0 {
+    let compressed = deflate && matches!(first, 0xc1 | 0xc2);
+    if (first & 0xf0 != 0x80 && !compressed) || second & 0x80 != 0 {
         return Err(format!("unexpected frame header {first:02x} {second:02x}"));
     }
     let (start, length) = match second {
@@ -272,7 +299,7 @@ pub fn next_frame(bytes: &[u8]) -> Result<Option<Frame<'_>>, String> {
         length => (2, u64::from(length)),
     };
     let end = usize::try_from(length).ok().and_then(|length| length.checked_add(start)).ok_or("a frame is too long")?;
-    Ok(bytes.get(start..end).map(|payload| Frame { opcode: first & 0x0f, payload, length: end }))
+    Ok(bytes.get(start..end).map(|payload| Frame { opcode: first & 0x0f, compressed, payload, length: end }))
 }
 
 fn quoted(text: &str) -> String {
@@ -405,7 +432,7 @@ mod tests {
 
     #[test]
     fn json_batches_split_into_pings_replies_and_pushes() {
-        let dialect = Dialect::new(Protocol::CentrifugeJson, "h", "/");
+        let dialect = Dialect::new(Protocol::CentrifugeJson, "h", "/", false);
         let message = b"{\"id\":1,\"connect\":{\"ping\":25,\"pong\":true}}\n{}\n{\"push\":{}}\n";
         let found = items(&dialect, message).expect("whole");
         assert_eq!(found.len(), 3);
@@ -418,7 +445,7 @@ mod tests {
 
     #[test]
     fn protobuf_batches_split_and_cut_ones_are_refused() {
-        let dialect = Dialect::new(Protocol::CentrifugeProtobuf, "h", "/");
+        let dialect = Dialect::new(Protocol::CentrifugeProtobuf, "h", "/", false);
         let mut message = Vec::new();
         write_command(&mut message, 1, 5, &[8 << 3, 1]);
         message.push(0);
@@ -432,7 +459,7 @@ mod tests {
 
     #[test]
     fn opening_commands_are_whole_frames_with_every_id_once() {
-        let dialect = Dialect::new(Protocol::CentrifugeJson, "h", "/");
+        let dialect = Dialect::new(Protocol::CentrifugeJson, "h", "/", false);
         let mut bytes = dialect.opening(Some("t\"k"), (0..100).map(|channel| format!("c{channel}")), false);
         let mut ids = Vec::new();
         while !bytes.is_empty() {
@@ -452,12 +479,12 @@ mod tests {
 
     #[test]
     fn joins_and_leaves_are_told_from_other_messages() {
-        let json = Dialect::new(Protocol::CentrifugeJson, "h", "/");
+        let json = Dialect::new(Protocol::CentrifugeJson, "h", "/", false);
         assert!(json.is_join_or_leave(b"{\"push\":{\"channel\":\"c\",\"join\":{\"info\":{}}}}"));
         assert!(json.is_join_or_leave(b"{\"push\":{\"channel\":\"c\",\"leave\":{\"info\":{}}}}"));
         assert!(!json.is_join_or_leave(b"{\"push\":{\"channel\":\"c\",\"pub\":{\"data\":1}}}"));
         assert!(!json.is_join_or_leave(b"{\"id\":2,\"subscribe\":{}}"));
-        let protobuf = Dialect::new(Protocol::CentrifugeProtobuf, "h", "/");
+        let protobuf = Dialect::new(Protocol::CentrifugeProtobuf, "h", "/", false);
         for (field, told) in [(4, false), (5, true), (6, true), (7, false)] {
             let (mut push, mut message) = (Vec::new(), Vec::new());
             write_field(&mut push, 2, b"c");
@@ -473,17 +500,24 @@ mod tests {
             let mut bytes = Vec::new();
             ringway_wire::frame::write_server_header(&mut bytes, Opcode::Text, length);
             bytes.resize(bytes.len() + length, b'x');
-            let frame = next_frame(&bytes).expect("good").expect("whole");
-            assert_eq!((frame.opcode, frame.payload.len(), frame.length), (1, length, bytes.len()));
-            assert_eq!(next_frame(&bytes[..bytes.len() - 1]), Ok(None));
+            for deflate in [false, true] {
+                let frame = next_frame(&bytes, deflate).expect("good").expect("whole");
+                assert_eq!((frame.opcode, frame.payload.len(), frame.length), (1, length, bytes.len()));
+                assert!(!frame.compressed);
+                assert_eq!(next_frame(&bytes[..bytes.len() - 1], deflate), Ok(None));
+            }
+            bytes[0] |= 0x40;
+            assert!(next_frame(&bytes, false).is_err(), "compressed without an agreement");
+            assert!(next_frame(&bytes, true).expect("good").expect("whole").compressed);
         }
-        assert!(next_frame(&[0x01, 0x00]).is_err(), "a fragment");
-        assert!(next_frame(&[0x81, 0x80]).is_err(), "a masked server frame");
+        assert!(next_frame(&[0x01, 0x00], true).is_err(), "a fragment");
+        assert!(next_frame(&[0x81, 0x80], true).is_err(), "a masked server frame");
+        assert!(next_frame(&[0xc9, 0x00], true).is_err(), "a compressed ping");
     }
 
     #[test]
     fn upgrade_answers_are_checked() {
-        let dialect = Dialect::new(Protocol::Websocket, "h", "/");
+        let dialect = Dialect::new(Protocol::Websocket, "h", "/", false);
         let key = accept_key(UPGRADE_KEY);
         let good = format!(
             "HTTP/1.1 101 Switching Protocols\r\nSec-WebSocket-Accept: {}\r\n\r\n",
@@ -493,5 +527,18 @@ mod tests {
         assert_eq!(dialect.answer_len(&good.as_bytes()[..good.len() - 1]), Ok(None));
         assert!(dialect.answer_len(b"HTTP/1.1 503 Service Unavailable\r\n\r\n").is_err());
         assert!(dialect.answer_len(b"HTTP/1.1 101 x\r\nSec-WebSocket-Accept: nonsense\r\n\r\n").is_err());
+        let deflating = Dialect::new(Protocol::Websocket, "h", "/", true);
+        for (extensions, plain_takes, deflating_takes) in [
+            ("", true, false),
+            ("sec-websocket-extensions: permessage-deflate; server_no_context_takeover\r\n", false, true),
+            ("Sec-WebSocket-Extensions: permessage-deflate\r\n", false, false),
+            ("Sec-WebSocket-Extensions: other; server_no_context_takeover\r\n", false, false),
+        ] {
+            let answer = good.replace("\r\n\r\n", &format!("\r\n{extensions}\r\n"));
+            assert_eq!(dialect.answer_len(answer.as_bytes()).is_ok(), plain_takes, "{extensions}");
+            assert_eq!(deflating.answer_len(answer.as_bytes()).is_ok(), deflating_takes, "{extensions}");
+        }
+        let offered = |dialect: &Dialect| String::from_utf8_lossy(dialect.request()).contains("permessage-deflate");
+        assert_eq!((offered(&dialect), offered(&deflating)), (false, true));
     }
 }

@@ -55,7 +55,7 @@ impl Publisher {
                 idempotency_keys: false,
             })?)),
         };
-        let payload = PayloadTemplate::new(publishing.payload_bytes)?;
+        let payload = PayloadTemplate::new(publishing.payload, publishing.payload_bytes)?;
         Ok(Publisher { line, payload, channels: u64::from(clients.channels), run, published: 0 })
     }
 
@@ -119,7 +119,7 @@ struct WsLine {
 impl WsLine {
     fn connect(url: &str, path: &str) -> Result<WsLine, String> {
         let target = Target::parse(url)?;
-        let dialect = Dialect::new(Protocol::Websocket, &target.host, path);
+        let dialect = Dialect::new(Protocol::Websocket, &target.host, path, false);
         let explain = |error: std::io::Error| format!("publisher {}{path}: {error}", target.host);
         let mut stream = TcpStream::connect(target.address).map_err(explain)?;
         stream.set_nodelay(true).map_err(explain)?;
@@ -161,7 +161,7 @@ impl WsLine {
             self.input.extend_from_slice(&bytes[..count]);
         }
         let mut at = 0;
-        while let Some(frame) = next_frame(&self.input[at..])? {
+        while let Some(frame) = next_frame(&self.input[at..], false)? {
             at += frame.length;
             match frame.opcode {
                 8 => return Err("publisher: the server sent a close frame".to_string()),

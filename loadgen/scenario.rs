@@ -6,6 +6,7 @@
 //! exactly the deliveries counted. Open-loop latency counts from the time at which a publication was due, also when it
 //! left late.
 mod ingest;
+mod memory;
 mod presence;
 
 use std::time::{Duration, Instant};
@@ -17,10 +18,11 @@ use crate::ingest_sender::AckFaults;
 use crate::link::Order;
 use crate::net;
 use crate::options::{Clients, Command, Common, ConnectOptions, EchoOptions, FanoutOptions, Options, Protocol, Refill};
-use crate::payload::PayloadTemplate;
+use crate::payload::{PayloadForm, PayloadTemplate};
 use crate::publisher::Publisher;
 use crate::report::Report;
 use crate::server_cost::Cost;
+use memory::MemoryLog;
 
 /// Nap of readers when none is given, in microseconds.
 const NAP_US: u64 = 1_000;
@@ -93,6 +95,7 @@ fn begin(scenario: &'static str, common: &Common, clients: &Clients) -> Report {
     report.row("connections", clients.connections);
     report.row("channels", clients.channels);
     report.row("subscriptions_per_connection", clients.subscriptions);
+    report.row("deflate", clients.deflate);
     report
 }
 
@@ -164,7 +167,9 @@ fn connect(options: &ConnectOptions) -> Result<Report, String> {
 fn fanout(options: &FanoutOptions) -> Result<Report, String> {
     let (common, clients, publishing) = (&options.common, &options.clients, &options.publishing);
     let mut report = begin("fanout", common, clients);
+    report.row("payload", json!(publishing.payload));
     report.row("payload_bytes", publishing.payload_bytes);
+    let mut memory = MemoryLog::begin(common, options.rest_s)?;
     let open_loop = options.rate > 0.0;
     let sliding = !open_loop && options.refill == Refill::Slide;
     if open_loop {
@@ -179,7 +184,8 @@ fn fanout(options: &FanoutOptions) -> Result<Report, String> {
     let mut publisher = Publisher::connect(clients, publishing, run)?;
     let subscriptions = u64::from(clients.connections) * u64::from(clients.subscriptions);
     let mut load = Load { options, coordinator: &mut coordinator, publisher: &mut publisher, subscriptions };
-    let mut whole = publishing.warmup_s <= 0.0 || load.run_for(publishing.warmup_s)?;
+    let mut whole = memory.first_publication(&mut load)?;
+    whole = whole && (publishing.warmup_s <= 0.0 || load.run_for(publishing.warmup_s)?);
     let deliveries_before = load.due();
     load.coordinator.order(&Order::Reset)?;
     load.coordinator.done()?;
@@ -188,12 +194,16 @@ fn fanout(options: &FanoutOptions) -> Result<Report, String> {
     let published = load.publisher.published();
     let deliveries = load.due() - deliveries_before;
     let seconds = window.end(common, &mut report, deliveries, "server_cpu_us_per_delivery")?;
+    // Before the rest, in which pings come.
     coordinator.report(Some(published), &mut merged)?;
+    memory.rested("loaded", &mut coordinator)?;
+    memory.finish(&mut report, clients.connections);
     report.row("publications", published);
     report.row("window_deliveries", deliveries);
     report.number("deliveries_per_s", deliveries as f64 / seconds);
     report.latency("latency", &merged.latency);
     report.counts(&merged.report.counts);
+    add_compression(&mut report, clients, publishing.payload_bytes, deliveries, &merged);
     if !whole {
         report.problem(format!("deliveries stalled for {} s", common.stall_s));
     }
@@ -204,6 +214,21 @@ fn fanout(options: &FanoutOptions) -> Result<Report, String> {
     }
     finish(coordinator, &merged, &mut report, deliveries)?;
     Ok(report)
+}
+
+/// What came over the wire, and whether what should be compressed was.
+fn add_compression(report: &mut Report, clients: &Clients, payload_bytes: usize, deliveries: u64, merged: &Merged) {
+    let received = &merged.report;
+    report.number("received_bytes_per_delivery", received.received_bytes as f64 / deliveries.max(1) as f64);
+    if !clients.deflate {
+        return;
+    }
+    let uncompressed = received.counts.received - received.compressed;
+    report.row("compressed_deliveries", received.compressed);
+    report.row("uncompressed_deliveries", uncompressed);
+    if clients.deflate_bytes_min > 0 && payload_bytes >= clients.deflate_bytes_min && uncompressed > 0 {
+        report.problem(format!("{uncompressed} deliveries came uncompressed"));
+    }
 }
 
 /// The publishing loop of a fanout run.
@@ -238,6 +263,20 @@ impl Load<'_> {
                     }
                 }
             }
+        }
+        self.drain()
+    }
+
+    /// One publication to each channel, and then until all is delivered. False: it stalled.
+    fn once(&mut self) -> Result<bool, String> {
+        for _ in 0..self.options.clients.channels {
+            while self.publisher.room() == 0 {
+                self.publisher.flush()?;
+            }
+            self.publisher.publish(net::now_ns())?;
+        }
+        while !self.publisher.flush()? {
+            net::nap(PACE_SLEEP_US_MIN);
         }
         self.drain()
     }
@@ -344,7 +383,7 @@ fn echo(options: &EchoOptions) -> Result<Report, String> {
     }
     // Each connection is a channel of its own, so that order is checked per connection.
     (clients.channels, clients.subscriptions) = (clients.connections, 1);
-    PayloadTemplate::new(options.payload_bytes)?;
+    PayloadTemplate::new(PayloadForm::Text, options.payload_bytes)?;
     let mut report = begin("echo", common, &clients);
     report.row("payload_bytes", options.payload_bytes);
     report.row("outstanding", options.outstanding.max(1));

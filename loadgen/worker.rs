@@ -14,6 +14,7 @@ use std::io;
 use std::mem;
 use std::os::fd::{AsFd, OwnedFd};
 
+use ringway_wire::deflate::{InflateLimits, Inflater};
 use ringway_wire::frame::Opcode;
 
 use crate::checker::Checker;
@@ -26,6 +27,8 @@ use churn::Churn;
 
 /// Bytes read from a socket at once.
 const READ_BYTES: usize = 64 * 1024;
+/// What a compressed message may become. A server under test is not suspected: only its errors are to be bounded.
+const INFLATE_LIMITS: InflateLimits = InflateLimits { message_bytes_max: 16 * 1024 * 1024, ratio_max: 1032 };
 /// Longest wait when nothing is to be said, in microseconds.
 const IDLE_WAIT_US: u64 = 100_000;
 /// Token of stdin in the epoll; connections have their index.
@@ -83,6 +86,10 @@ struct Worker {
     changes: u64,
     told: u64,
     scratch: Vec<u8>,
+    /// One for all connections: every message begins with an empty window.
+    inflater: Inflater,
+    received_bytes: u64,
+    compressed: u64,
     orders: String,
     started: u32,
     open: u32,
@@ -129,7 +136,7 @@ impl Worker {
         let count = config.connections as usize;
         Ok(Worker {
             tokens: read_tokens(&config)?,
-            dialect: Dialect::new(config.protocol, &config.host, &config.path),
+            dialect: Dialect::new(config.protocol, &config.host, &config.path, config.deflate),
             poll,
             sockets: std::iter::repeat_with(|| None).take(count).collect(),
             phases: vec![Phase::Unborn; count],
@@ -146,6 +153,9 @@ impl Worker {
             changes: 0,
             told: 0,
             scratch: vec![0; READ_BYTES],
+            inflater: Inflater::new(),
+            received_bytes: 0,
+            compressed: 0,
             orders: String::new(),
             started: 0,
             open: 0,
@@ -289,6 +299,7 @@ impl Worker {
                 Ok(None) => break,
                 Ok(Some(0)) => self.end(connection, "closed without a close frame"),
                 Ok(Some(count)) => {
+                    self.received_bytes += count as u64;
                     if let Err(reason) = self.take(connection, &scratch[..count], net::now_ns()) {
                         self.end(connection, &reason);
                     }
@@ -329,10 +340,11 @@ impl Worker {
             at = end;
             self.upgraded(connection, now_ns);
         }
-        while let Some(frame) = next_frame(&bytes[at..])? {
+        while let Some(frame) = next_frame(&bytes[at..], self.config.deflate)? {
             at += frame.length;
             match frame.opcode {
-                1 | 2 => self.message(connection, frame.payload, now_ns)?,
+                1 | 2 if frame.compressed => self.compressed_message(connection, frame.payload, now_ns)?,
+                1 | 2 => self.message(connection, frame.payload, now_ns).map(drop)?,
                 8 => return Err(close_reason(frame.payload)),
                 9 => {
                     self.pings += 1;
@@ -378,8 +390,23 @@ impl Worker {
         }
     }
 
+    fn compressed_message(&mut self, connection: u32, payload: &[u8], now_ns: u64) -> Result<(), String> {
+        // Taken out for as long as the message borrows from it.
+        let mut inflater = mem::take(&mut self.inflater);
+        let received = match inflater.inflate(payload, &INFLATE_LIMITS) {
+            Ok(message) => self.message(connection, message, now_ns),
+            Err(error) => Err(format!("inflate: {error:?}")),
+        };
+        inflater.release();
+        self.inflater = inflater;
+        self.compressed += received?;
+        Ok(())
+    }
+
+    /// Takes a whole message; returns how many of its deliveries counted as received.
     #[inline]
-    fn message(&mut self, connection: u32, mut message: &[u8], now_ns: u64) -> Result<(), String> {
+    fn message(&mut self, connection: u32, mut message: &[u8], now_ns: u64) -> Result<u64, String> {
+        let received_before = self.checker.received();
         while let Some((item, used)) = self.dialect.next_item(message)? {
             message = &message[used..];
             match item {
@@ -396,7 +423,7 @@ impl Worker {
                 },
             }
         }
-        Ok(())
+        Ok(self.checker.received() - received_before)
     }
 
     #[inline]

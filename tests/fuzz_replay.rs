@@ -15,6 +15,8 @@ mod frames;
 mod ingest;
 #[path = "fuzz_bodies/json_command.rs"]
 mod json_command;
+#[path = "fuzz_bodies/jwt.rs"]
+mod jwt;
 #[path = "fuzz_bodies/protobuf_command.rs"]
 mod protobuf_command;
 #[path = "fuzz_bodies/shard.rs"]
@@ -35,6 +37,7 @@ const TARGETS: &[(&str, Body)] = &[
     ("frames", frames::run),
     ("ingest", ingest::run),
     ("json_command", json_command::run),
+    ("jwt", jwt::run),
     ("protobuf_command", protobuf_command::run),
     ("shard", shard::run),
     ("upgrade", upgrade::run),

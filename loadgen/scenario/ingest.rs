@@ -5,6 +5,7 @@
 use std::time::{Duration, Instant};
 
 use ringway_wire::ingest::PayloadKind;
+use serde_json::json;
 
 use super::{NAP_US, PACE_SLEEP_US_MIN, Window, add_faults, run_number};
 use crate::ingest_sender::{AckFaults, IngestSender, SenderOptions};
@@ -26,6 +27,7 @@ pub(super) fn run(options: &IngestOptions) -> Result<Report, String> {
     }
     report.row("connections", options.connections);
     report.row("channels", options.channels);
+    report.row("payload", json!(publishing.payload));
     report.row("payload_bytes", publishing.payload_bytes);
     report.row("batch", options.batch);
     report.row("idempotency_keys", options.idempotency_keys);
@@ -85,7 +87,7 @@ impl<'a> IngestLoad<'a> {
             poll.add(&sender, u64::from(number), false).map_err(|error| format!("epoll: {error}"))?;
             senders.push(sender);
         }
-        let payload = PayloadTemplate::new(options.publishing.payload_bytes)?;
+        let payload = PayloadTemplate::new(options.publishing.payload, options.publishing.payload_bytes)?;
         Ok(IngestLoad { options, published: vec![0; senders.len()], senders, payload, poll, run: run_number() })
     }
 

@@ -98,6 +98,72 @@ fn centrifuge_over_ingest_with_many_channels_and_several_workers() {
 }
 
 #[test]
+fn compressed_deliveries_are_inflated_checked_and_counted() {
+    let json_1k = ["--payload", "json", "--payload-bytes", "1024", "-k", "2"];
+    let (code, json) = websocket_fanout(&Gateway::start(Fault::None), &json_1k);
+    assert_eq!((code, json["compressed_deliveries"].is_null()), (0, true), "{json}");
+    let plain_bytes = json["received_bytes_per_delivery"].as_f64().expect("a number");
+    assert_eq!(plain_bytes, 1028.0, "payload and frame header: {json}");
+
+    let deflate = [&json_1k[..], &["--deflate"]].concat();
+    let (code, json) = websocket_fanout(&Gateway::start(Fault::None), &deflate);
+    assert_eq!(code, 0, "{json}");
+    assert_eq!(json["compressed_deliveries"], json["deliveries"]["received"], "{json}");
+    assert_eq!(json["uncompressed_deliveries"], 0, "{json}");
+    let bytes = json["received_bytes_per_delivery"].as_f64().expect("a number");
+    assert!(bytes > 100.0 && bytes < plain_bytes * 0.6, "{json}");
+
+    // A gap behind the inflater is still a gap.
+    let (code, json) = websocket_fanout(&Gateway::start(Fault::Lost), &[&deflate[..], &["--rate", "100"]].concat());
+    assert_eq!((code, &json["deliveries"]["gaps"]), (2, &1.into()), "{json}");
+
+    let (code, json) = websocket_fanout(&Gateway::start(Fault::Uncompressed), &deflate);
+    assert_eq!((code, &json["uncompressed_deliveries"]), (2, &1.into()), "{json}");
+    assert_eq!(json["deliveries"]["gaps"], 0, "it came, and was checked: {json}");
+    for extra in ["--deflate-bytes-min=0", "--deflate-bytes-min=1025"] {
+        let (code, json) = websocket_fanout(&Gateway::start(Fault::Uncompressed), &[&deflate[..], &[extra]].concat());
+        assert_eq!((code, &json["uncompressed_deliveries"]), (0, &1.into()), "{extra}: {json}");
+    }
+}
+
+#[test]
+fn compressed_deliveries_over_the_client_protocol() {
+    let gateway = Gateway::start(Fault::None);
+    let (url, ingest) = (format!("ws://{}/connection", gateway.clients), gateway.ingest.to_string());
+    let common = ["fanout", "--url", &url, "--ingest", &ingest, "-n", "4", "-m", "2", "--seconds", "0.2"];
+    let (code, json) = run(&[&common[..], &["--deflate", "--payload", "json", "--payload-bytes", "600"]].concat());
+    assert_eq!((code, &json["uncompressed_deliveries"]), (0, &0.into()), "{json}");
+    assert!(json["compressed_deliveries"].as_u64().expect("a count") > 0, "{json}");
+}
+
+#[test]
+fn compression_that_is_declined_is_an_error() {
+    let gateway = Gateway::start(Fault::None);
+    let url = format!("ws://{}/echo", gateway.clients);
+    let output = Command::new(env!("CARGO_BIN_EXE_ringway-loadgen"))
+        .args(["connect", "--deflate", "--protocol", "websocket", "--url", &url, "-n", "2", "--hold-s", "0"])
+        .output()
+        .expect("the program starts");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("compression was not accepted"), "{output:?}");
+}
+
+#[test]
+fn memory_is_read_at_rest() {
+    let gateway = Gateway::start(Fault::None);
+    // Any process will do for the server's: the test's own.
+    let pid = std::process::id().to_string();
+    let (code, json) = websocket_fanout(&gateway, &["--server-pid", &pid, "--rest-s", "0.1", "-k", "2"]);
+    assert_eq!(code, 0, "{json}");
+    for moment in ["before", "opened", "received", "received_rested", "loaded"] {
+        assert!(json["memory"][moment]["resident_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{moment}: {json}");
+    }
+    assert_eq!(json["deliveries"]["received"], json["publications"].as_u64().expect("a count") * 8, "{json}");
+    let (_, json) = websocket_fanout(&gateway, &["--server-pid", &pid]);
+    assert!(json["memory"].is_null(), "{json}");
+}
+
+#[test]
 fn connect_holds_and_answers_pings() {
     let gateway = Gateway::start(Fault::None);
     let url = format!("ws://{}/connection", gateway.clients);

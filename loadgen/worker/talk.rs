@@ -7,7 +7,7 @@ use std::io::{self, Write as _};
 use super::{Echo, Phase, Worker};
 use crate::link::{Note, Opened, Order, WorkerReport, decode, encode};
 use crate::net;
-use crate::payload::{PayloadTemplate, Stamp};
+use crate::payload::{PayloadForm, PayloadTemplate, Stamp};
 use crate::protocol::write_frame;
 use crate::report::Latency;
 use crate::server_cost;
@@ -65,7 +65,7 @@ impl Worker {
             Order::Goal { published } => self.goal = Some((published, self.checker.due(published))),
             Order::Echo { outstanding, payload_bytes } => {
                 self.echo = Some(Echo {
-                    payload: PayloadTemplate::new(payload_bytes)?,
+                    payload: PayloadTemplate::new(PayloadForm::Text, payload_bytes)?,
                     next_sequence: vec![0; self.config.connections as usize],
                     outstanding: 0,
                     stopping: false,
@@ -90,6 +90,7 @@ impl Worker {
             Order::Reset => {
                 self.latency = Latency::new();
                 (self.echoes, self.changes, self.told) = (0, 0, 0);
+                self.received_bytes = 0;
                 self.cpu_ns_at_reset = server_cost::own_cpu_ns();
                 say(&Note::Done)?;
             }
@@ -163,6 +164,8 @@ impl Worker {
             open: self.open,
             losses: self.losses.clone(),
             pings: self.pings,
+            received_bytes: self.received_bytes,
+            compressed: self.compressed,
             cpu_ns: server_cost::own_cpu_ns().saturating_sub(self.cpu_ns_at_reset),
             resident_bytes: server_cost::own_resident_bytes(),
         })))

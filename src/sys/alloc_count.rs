@@ -11,6 +11,7 @@ thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
     static ALLOCATED_BYTES: Cell<u64> = const { Cell::new(0) };
     static DEALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static FREED_BYTES: Cell<u64> = const { Cell::new(0) };
 }
 
 /// A global allocator that counts per thread and otherwise is the allocator inside.
@@ -38,6 +39,16 @@ pub fn thread_allocated_bytes() -> u64 {
     ALLOCATED_BYTES.get()
 }
 
+/// Bytes given back by the calling thread so far, as they were asked for; 0 if no [`CountingAllocator`] is installed. What
+/// a thread holds has grown by the difference between this and [`thread_allocated_bytes`] where no other thread frees it.
+pub fn thread_freed_bytes() -> u64 {
+    FREED_BYTES.get()
+}
+
+fn count_freed(bytes: usize) {
+    FREED_BYTES.set(FREED_BYTES.get().wrapping_add(bytes as u64));
+}
+
 fn count(bytes: usize) {
     // Const-initialised cells without destructors are reachable for the whole life of a thread, so this cannot fail or
     // allocate, not even while the thread ends.
@@ -56,6 +67,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         DEALLOCATIONS.set(DEALLOCATIONS.get().wrapping_add(1));
+        count_freed(layout.size());
         // SAFETY: needed to reach the inner allocator. Sound: `pointer` came from it, through this wrapper, with `layout`.
         unsafe { self.0.dealloc(pointer, layout) }
     }
@@ -68,6 +80,7 @@ unsafe impl<A: GlobalAlloc> GlobalAlloc for CountingAllocator<A> {
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
         count(new_size);
+        count_freed(layout.size());
         // SAFETY: as in `dealloc`; the caller keeps the contract on `new_size`.
         unsafe { self.0.realloc(pointer, layout, new_size) }
     }

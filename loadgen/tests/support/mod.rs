@@ -1,7 +1,8 @@
 //! A tiny gateway inside the test process: just enough WebSocket, Centrifuge JSON and ingest to run every scenario.
 //!
 //! In: connections on three ephemeral ports of 127.0.0.1. Out: broadcasts, echoes, pushes, acknowledgements, counts of
-//! members; with a [`Fault`], one of them goes wrong in a chosen way.
+//! members; with a [`Fault`], one of them goes wrong in a chosen way. Who offers compression is sent compressed
+//! broadcasts, except on `/echo`, where the offer is declined.
 //! Invariant: one thread per connection, one lock; nothing here is fast, and nothing needs to be.
 use std::collections::HashMap;
 use std::io::{self, Read as _, Write as _};
@@ -10,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 
+use ringway_wire::deflate::Compressor;
 use ringway_wire::frame::{Opcode, decode_header, write_server_header};
 use ringway_wire::ingest::{Ack, ClientFrame, HelloOk, Publish, decode_client, frame_len, write_acks, write_hello_ok};
 use ringway_wire::mask::unmask;
@@ -30,6 +32,8 @@ pub(crate) enum Fault {
     Uncounted,
     /// No delivery: everybody is told of joins and leaves.
     ToldToAll,
+    /// It is sent uncompressed, though the subscriber has compression.
+    Uncompressed,
 }
 
 /// Index of the delivery that goes wrong.
@@ -39,6 +43,7 @@ struct Subscriber {
     stream: TcpStream,
     peer: SocketAddr,
     hears: bool,
+    deflate: bool,
     sent: u64,
     held: Option<Vec<u8>>,
 }
@@ -110,14 +115,15 @@ fn client(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         read_more(&mut stream, &mut input)?;
     };
     let mut answer = Vec::new();
-    let path = {
+    let (path, deflate) = {
         let request = parse_request(&input[..end]).map_err(|_| io::Error::other("a bad upgrade"))?;
-        write_accept(&mut answer, &request, None);
-        request.path.to_string()
+        let deflate = request.deflate.filter(|_| request.path != "/echo");
+        write_accept(&mut answer, &request, deflate);
+        (request.path.to_string(), deflate.is_some())
     };
     input.drain(..end);
     if path == "/" {
-        subscribe(shared, "", &mut stream, &answer, false)?;
+        subscribe(shared, "", &mut stream, &answer, Ways { hears: false, deflate })?;
     } else {
         stream.write_all(&answer)?;
     }
@@ -136,13 +142,13 @@ fn client(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
         match path.as_str() {
             "/echo" => stream.write_all(&framed(&payload))?,
             "/publish" => broadcast(shared, "", &payload),
-            "/connection" => commands(shared, &mut stream, &payload)?,
+            "/connection" => commands(shared, &mut stream, &payload, deflate)?,
             _ => {}
         }
     }
 }
 
-fn commands(shared: &Shared, stream: &mut TcpStream, payload: &[u8]) -> io::Result<()> {
+fn commands(shared: &Shared, stream: &mut TcpStream, payload: &[u8], deflate: bool) -> io::Result<()> {
     for line in String::from_utf8_lossy(payload).lines() {
         let command: serde_json::Value = serde_json::from_str(line)?;
         let id = &command["id"];
@@ -155,7 +161,7 @@ fn commands(shared: &Shared, stream: &mut TcpStream, payload: &[u8]) -> io::Resu
             let hears = subscribe_to["join_leave"] == true;
             // Told before it is answered: what a client does next finds the watchers' sockets up to date.
             tell(shared, channel, "join");
-            subscribe(shared, channel, stream, &answer, hears)?;
+            subscribe(shared, channel, stream, &answer, Ways { hears, deflate })?;
         } else if let Some(unsubscribe) = command.get("unsubscribe") {
             let (channel, peer) = (unsubscribe["channel"].as_str().unwrap_or_default(), stream.peer_addr()?);
             let answer = framed(format!("{{\"id\":{id},\"unsubscribe\":{{}}}}").as_bytes());
@@ -226,9 +232,17 @@ fn published(shared: &Shared, publish: &Publish<'_>) -> Ack {
 }
 
 /// Answers and joins in one step: whoever has read the answer gets every later broadcast.
-fn subscribe(shared: &Shared, channel: &str, stream: &mut TcpStream, answer: &[u8], hears: bool) -> io::Result<()> {
-    let peer = stream.peer_addr()?;
-    let subscriber = Subscriber { stream: stream.try_clone()?, peer, hears, sent: 0, held: None };
+/// What a subscriber takes.
+struct Ways {
+    /// Joins and leaves.
+    hears: bool,
+    /// Compressed broadcasts.
+    deflate: bool,
+}
+
+fn subscribe(shared: &Shared, channel: &str, stream: &mut TcpStream, answer: &[u8], ways: Ways) -> io::Result<()> {
+    let (peer, Ways { hears, deflate }) = (stream.peer_addr()?, ways);
+    let subscriber = Subscriber { stream: stream.try_clone()?, peer, hears, deflate, sent: 0, held: None };
     let mut state = shared.state();
     state.written_bytes += answer.len() as u64;
     stream.write_all(answer)?;
@@ -237,15 +251,19 @@ fn subscribe(shared: &Shared, channel: &str, stream: &mut TcpStream, answer: &[u
 }
 
 fn broadcast(shared: &Shared, channel: &str, message: &[u8]) {
-    let frame = framed(message);
+    let plain = framed(message);
+    let mut compressed = Vec::new();
+    Compressor::new().write_frame(&mut compressed, Opcode::Text, message);
     let mut state = shared.state();
     for (index, subscriber) in state.channels.entry(channel.to_string()).or_default().iter_mut().enumerate() {
+        let frame = if subscriber.deflate { &compressed } else { &plain };
         let mut bytes = frame.clone();
         if index == 0 && subscriber.sent == FAULT_AT {
             match shared.fault {
                 Fault::None | Fault::Uncounted | Fault::ToldToAll => {}
                 Fault::Lost => bytes.clear(),
-                Fault::Doubled => bytes.extend_from_slice(&frame),
+                Fault::Doubled => bytes.extend_from_slice(frame),
+                Fault::Uncompressed => bytes.clone_from(&plain),
                 Fault::Late => subscriber.held = Some(std::mem::take(&mut bytes)),
             }
         } else if let Some(held) = subscriber.held.take() {

@@ -1,0 +1,94 @@
+//! The server's memory at moments of a fanout run at which it is at rest.
+//!
+//! In: the server's processes, and how long to rest before each reading. Out: one row, `memory`, with a reading per moment:
+//!
+//! | moment | when |
+//! |---|---|
+//! | `before` | before the first connection |
+//! | `opened` | all connections stand and have rested |
+//! | `received` | every subscriber has received one publication, not rested |
+//! | `received_rested` | the same, rested |
+//! | `loaded` | behind the measured window, rested |
+//!
+//! Invariant: bytes of the process only. What the kernel holds for sockets is not in them.
+use std::time::Duration;
+
+use serde_json::{Map, Value, json};
+
+use super::Load;
+use crate::coordinator::Coordinator;
+use crate::options::Common;
+use crate::report::Report;
+use crate::server_cost::Cost;
+
+/// See the file's header. Without a rest it reads nothing.
+pub(super) struct MemoryLog {
+    pids: Vec<u32>,
+    rest: Duration,
+    readings: Vec<(&'static str, Cost)>,
+}
+
+impl MemoryLog {
+    /// Takes the first reading.
+    ///
+    /// # Errors
+    /// There is no server to read, or it is gone.
+    pub(super) fn begin(common: &Common, rest_s: f64) -> Result<MemoryLog, String> {
+        let rest = Duration::try_from_secs_f64(rest_s).map_err(|error| format!("--rest-s {rest_s}: {error}"))?;
+        if !rest.is_zero() && common.server_pid.is_empty() {
+            return Err("--rest-s reads the server's memory: add --server-pid".to_string());
+        }
+        let mut log = MemoryLog { pids: common.server_pid.clone(), rest, readings: Vec::new() };
+        log.read("before")?;
+        Ok(log)
+    }
+
+    fn measures(&self) -> bool {
+        !self.rest.is_zero()
+    }
+
+    /// Makes the first publication to each channel, with readings around it. False: it did not reach everybody.
+    pub(super) fn first_publication(&mut self, load: &mut Load<'_>) -> Result<bool, String> {
+        if !self.measures() {
+            return Ok(true);
+        }
+        self.rested("opened", load.coordinator)?;
+        let whole = load.once()?;
+        self.read("received")?;
+        self.rested("received_rested", load.coordinator)?;
+        Ok(whole)
+    }
+
+    /// A rest, and a reading.
+    pub(super) fn rested(&mut self, moment: &'static str, coordinator: &mut Coordinator) -> Result<(), String> {
+        coordinator.hold(self.rest)?;
+        self.read(moment)
+    }
+
+    fn read(&mut self, moment: &'static str) -> Result<(), String> {
+        if self.measures() {
+            self.readings.push((moment, Cost::read(&self.pids)?));
+        }
+        Ok(())
+    }
+
+    /// Adds the row: bytes of the process, and how many of them came since `before` for each connection.
+    pub(super) fn finish(&self, report: &mut Report, connections: u32) {
+        let Some((_, before)) = self.readings.first() else { return };
+        let each = |now: u64, then: u64| (now as f64 - then as f64) / f64::from(connections.max(1));
+        let row: Map<String, Value> = self
+            .readings
+            .iter()
+            .map(|(moment, cost)| {
+                let reading = json!({
+                    "resident_bytes": cost.resident_bytes,
+                    "proportional_bytes": cost.proportional_bytes,
+                    "resident_bytes_per_connection": each(cost.resident_bytes, before.resident_bytes),
+                    "proportional_bytes_per_connection": each(cost.proportional_bytes, before.proportional_bytes),
+                });
+                (moment.to_string(), reading)
+            })
+            .collect();
+        report.row("memory", row);
+    }
+}
