@@ -10,71 +10,33 @@ or a difference is taken within a round, since the machine's speed drifts, and i
 The server is pinned to one core, the load generator to another. Every member is a user of its own, by its token.
 """
 import argparse
-import base64
-import hashlib
-import hmac
-import json
-import os
 import re
-import signal
 import statistics
-import subprocess
 import sys
-import tempfile
-import time
-import tomllib
 
-from compare import BENCH, READY_S, cpu_ticks_busy, facts, give_up, own_and_server_ticks, programs, raise_priority
+import running
+from running import BENCH
 
-RUN_S = 900  # longest run of the load generator
-SECRET = b"dev"  # of client tokens, with --dev
+SECRET = "dev"  # of client tokens, with --dev
 
 
-def token(number):
-    part = lambda data: base64.urlsafe_b64encode(data).rstrip(b"=")
-    signed = part(b'{"alg":"HS256"}') + b"." + part(json.dumps({"sub": f"user-{number}"}).encode())
-    return signed + b"." + part(hmac.digest(SECRET, signed, hashlib.sha256))
-
-
-def run(scenario, tokens):
+def run(scenario):
     """One run: the load generator's JSON, with how much of the machine others used meanwhile."""
-    command = ["taskset", "-c", str(scenario["server_core"]), programs() / "ringway", "--dev",
-               "--config", BENCH / "scenarios" / "presence-ringway.toml", "--shards", scenario["shards"],
-               *[part for port in ("client", "control", "ingest") for part in ("--set", f"{port}.listen=127.0.0.1:0")]]
-    errors = tempfile.TemporaryFile("w+")
-    server = subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, stderr=errors, text=True)
-    try:
-        signal.alarm(READY_S)
-        ready = next((line for line in server.stdout if " ready " in line), None)
-        signal.alarm(0)
-        if ready is None:
-            errors.seek(0)
-            sys.exit(f"ringway ended before it was ready\n{errors.read()}")
+    server = [running.programs() / "ringway", "--dev", "--config", BENCH / "scenarios" / "presence-ringway.toml",
+              "--shards", scenario["shards"],
+              *[part for port in ("client", "control", "ingest") for part in ("--set", f"{port}.listen=127.0.0.1:0")]]
+
+    def load(ready):
         client, control = (re.search(rf"{key}=(\S+)", ready).group(1) for key in ("client", "control"))
-        pid = server.pid  # taskset becomes the server
         option = lambda name: [f"--{name.replace('_', '-')}", scenario[name]]
         channels = [f"{kind}:{size}={size}" for size in scenario["members"] for kind in scenario["namespaces"]]
-        load = [programs() / "ringway-loadgen", "presence", "--json", "-n", max(scenario["members"]), "--server-pid", pid,
-                "--url", f"ws://{client}/connection/websocket", "--control", control, "--tokens-file", tokens,
-                "--cpu", scenario["loadgen_core"], "--churn-channels", ",".join(channels),
+        return ["-n", max(scenario["members"]), "--url", f"ws://{client}/connection/websocket", "--control", control,
+                "--token-secret", SECRET, "--churn-channels", ",".join(channels),
                 "--churners", ",".join(str(count) for count in scenario["churners"]),
                 *[part for name in ("watchers", "outstanding", "rounds", "seconds", "warmup_s", "nap_us", "workers")
                   for part in option(name)]]
-        before, busy, began = own_and_server_ticks(pid), cpu_ticks_busy(), time.monotonic()
-        done = subprocess.run([str(part) for part in load], capture_output=True, text=True, timeout=RUN_S)
-        ticks = (time.monotonic() - began) * os.sysconf("SC_CLK_TCK") * os.cpu_count()
-        others = (cpu_ticks_busy() - busy) - (own_and_server_ticks(pid) - before)
-        if done.returncode != 0:
-            errors.seek(0)
-            sys.exit(f"the load generator failed\n{done.stderr}\n{errors.read()[-2000:]}")
-        return {**json.loads(done.stdout), "others_cpu_share": round(max(0.0, others / ticks), 3)}
-    finally:
-        server.terminate()
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+
+    return running.run("presence", scenario, server, load, doing="presence")
 
 
 def windows(results, kind, size, churners):
@@ -130,7 +92,6 @@ def table(results, scenario):
 
 def page(known, text, results):
     scenario = known["scenario"]
-    changed = f" with {known['changed_files']} changed files" if known["changed_files"] else ""
     others = max(result["others_cpu_share"] for result in results)
     return f"""# Churn of presence channels, {known['date']}
 
@@ -145,44 +106,32 @@ nap {scenario['nap_us']} µs. Medians of {known['repeats']} runs of {scenario['r
 {scenario['seconds']} s of each kind. At the end of each window the server
 counted every member. Others' CPU: up to {others:.0%} of the machine during a run.
 
-Kernel {known['kernel']}, {known['cpu']}, {known['cores']} cores, {known['memory_mib']} MiB, {known['congestion_control']}; \
-commit {known['commit'] or 'none'}{changed}, profile {known['profile']}, priority {'raised' if known['priority_raised'] else 'normal'}; \
-`bench/presence.sh --repeats {known['repeats']} --save`.
+{running.machine(known)}
 
 {text}
 """
 
 
 def main():
-    signal.signal(signal.SIGALRM, give_up)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenario", default="presence", help="name of a file in bench/scenarios")
-    parser.add_argument("--repeats", default=3, type=int)
-    parser.add_argument("--save", action="store_true", help="write bench/results/DATE-presence.{json,md}")
-    parser.add_argument("--raise-priority", action="store_true", help="run ahead of other work on the machine (root)")
+    running.add_arguments(parser, "presence")
     arguments = parser.parse_args()
-    scenario = tomllib.loads((BENCH / "scenarios" / f"{arguments.scenario}.toml").read_text())
-    arguments.raised, arguments.servers = arguments.raise_priority and raise_priority(), []
+    scenario = running.prepare(arguments)
     results = []
-    with tempfile.NamedTemporaryFile() as tokens:
-        tokens.writelines(token(number) + b"\n" for number in range(max(scenario["members"])))
-        tokens.flush()
-        for repeat in range(arguments.repeats):
-            result = run(scenario, tokens.name)
-            results.append(result)
-            for kind in scenario["namespaces"]:
-                each = (f"{middle(windows([result], kind, size, 0), 'server_cpu_us_per_event'):7.2f} µs of {size:,}"
-                        for size in scenario["members"])
-                print(f"{repeat + 1}/{arguments.repeats}  {kind:8}", *each, f" others {result['others_cpu_share']:.0%}",
-                      file=sys.stderr, flush=True)
-    known = facts(scenario, arguments)
+    for repeat in range(arguments.repeats):
+        result = run(scenario)
+        results.append(result)
+        for kind in scenario["namespaces"]:
+            each = (f"{middle(windows([result], kind, size, 0), 'server_cpu_us_per_event'):7.2f} µs of {size:,}"
+                    for size in scenario["members"])
+            print(f"{repeat + 1}/{arguments.repeats}  {kind:8}", *each, f" others {result['others_cpu_share']:.0%}",
+                  file=sys.stderr, flush=True)
+    known = running.facts(scenario, arguments, {})
     text = table(results, scenario)
     print(text)
     if arguments.save:
-        stem = BENCH / "results" / f"{known['date'][:10]}-presence"
-        stem.with_suffix(".json").write_text(json.dumps({**known, "runs": results}, indent=1) + "\n")
-        stem.with_suffix(".md").write_text(page(known, text, results))
-        print(f"\nwritten: bench/results/{stem.name}.json and .md", file=sys.stderr)
+        running.save("presence", known, results, page(known, text, results))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,8 @@ import tomllib
 BENCH = pathlib.Path(__file__).resolve().parent
 ROOT = BENCH.parent
 READY_S = 20  # longest wait for a server's ready line
-RUN_S = 300  # longest run of the load generator
+RUN_S = 900  # longest run of the load generator
+STOP_S = 30  # longest time a server may take to stop
 
 
 def programs():
@@ -56,11 +57,11 @@ def give_up(_signal, _frame):
     raise TimeoutError(f"no ready line within {READY_S} s")
 
 
-def run(name, scenario, server_command, load_arguments, environment=None):
+def run(name, scenario, server_command, load_arguments, environment=None, doing="fanout"):
     """One run of a fresh server: the load generator's JSON, with how much of the machine others used meanwhile.
 
     `load_arguments` makes the load generator's arguments of the server's ready line; `environment` is the server's beside
-    our own.
+    our own; `doing` is the load generator's scenario.
     """
     command = ["taskset", "-c", str(scenario["server_core"])] + [str(part) for part in server_command]
     errors = tempfile.TemporaryFile("w+")
@@ -76,21 +77,22 @@ def run(name, scenario, server_command, load_arguments, environment=None):
             sys.exit(f"{name}: ended before it was ready\n{errors.read()}")
         # taskset becomes the server, so its pid is the server's.
         pid = server.pid
-        load = [programs() / "ringway-loadgen", "fanout", "--json", "--label", name, "--cpu", scenario["loadgen_core"],
+        load = [programs() / "ringway-loadgen", doing, "--json", "--label", name, "--cpu", scenario["loadgen_core"],
                 "--server-pid", pid, *load_arguments(ready)]
         before, busy, began = own_and_server_ticks(pid), cpu_ticks_busy(), time.monotonic()
         done = subprocess.run([str(part) for part in load], capture_output=True, text=True, timeout=RUN_S)
         ticks = (time.monotonic() - began) * os.sysconf("SC_CLK_TCK") * os.cpu_count()
         others = (cpu_ticks_busy() - busy) - (own_and_server_ticks(pid) - before)
         if done.returncode != 0:
-            sys.exit(f"{name}: the load generator failed: {load}\n{done.stderr}")
+            errors.seek(0)
+            sys.exit(f"{name}: the load generator failed: {load}\n{done.stderr}\n{errors.read()[-2000:]}")
         result = json.loads(done.stdout)
         result["others_cpu_share"] = round(max(0.0, others / ticks), 3)
         return result
     finally:
         server.terminate()
         try:
-            server.wait(10)
+            server.wait(STOP_S)
         except subprocess.TimeoutExpired:
             server.kill()
             server.wait()

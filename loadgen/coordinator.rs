@@ -86,7 +86,7 @@ impl Coordinator {
                 channel_members: clients.channel_members.iter().map(|members| share(*members)).collect(),
                 join_leave: clients.join_leave,
                 token: clients.token.clone(),
-                tokens_file: clients.tokens_file.clone(),
+                token_secret: clients.token_secret.clone(),
                 run,
                 connect_rate: f64::from(clients.connect_rate) / f64::from(count),
                 opening_max: (clients.opening_max).max(1),

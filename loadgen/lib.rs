@@ -18,6 +18,7 @@
 //! | `worker` | one worker process: its event loop, every connection from connect to close; `worker/talk`: its coordinator; `worker/churn`: leaving and joining |
 //! | `protocol` | client side of Centrifuge JSON, Centrifuge Protobuf and plain WebSocket |
 //! | `net` | sockets and epoll |
+//! | `token` | a signed token for each connection |
 //! | `payload` | the stamp in every payload: run, channel, sequence, intended time |
 //! | `checker` | order, gaps and duplicates per subscription, four bytes each |
 //! | `publisher`, `ingest_sender` | publishing over a WebSocket or over the ingest port |
@@ -44,4 +45,5 @@ pub mod publisher;
 pub mod report;
 pub mod scenario;
 pub mod server_cost;
+pub mod token;
 pub mod worker;

@@ -4,7 +4,6 @@
 //! Invariant: notes are counts and times, never one line per delivery.
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -39,8 +38,8 @@ pub struct WorkerConfig {
     pub join_leave: bool,
     /// Token of the connect command.
     pub token: Option<String>,
-    /// File with a token for each connection, line by line, over and over.
-    pub tokens_file: Option<PathBuf>,
+    /// HMAC secret with which each connection's own token is signed.
+    pub token_secret: Option<String>,
     /// Stamp of this run.
     pub run: u16,
     /// New connections per second of this worker; 0: as fast as they come.

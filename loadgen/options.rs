@@ -3,7 +3,6 @@
 //! In: arguments. Out: [`Options`], one variant of [`Command`] per scenario, with [`Common`] shared by all.
 //! Invariant: every option has a unit in its name or in its help.
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -134,9 +133,9 @@ pub struct Clients {
     /// Token of the connect command, if any.
     #[arg(long)]
     pub token: Option<String>,
-    /// File with one token a line; connection i takes line i modulo the number of lines. Instead of --token.
+    /// HMAC secret of the server: connection i comes with a token of user u<i>, signed as it connects. Instead of --token.
     #[arg(long, conflicts_with = "token")]
-    pub tokens_file: Option<PathBuf>,
+    pub token_secret: Option<String>,
     /// New connections per second; 0: as fast as they come.
     #[arg(long, default_value_t = 0)]
     pub connect_rate: u32,

@@ -23,6 +23,7 @@ use crate::net::{self, Poll, Ready};
 use crate::payload::{PayloadTemplate, Stamp, StampFinder};
 use crate::protocol::{Dialect, Item, Reply, next_frame, write_frame};
 use crate::report::Latency;
+use crate::token::TokenSigner;
 use churn::Churn;
 
 /// Bytes read from a socket at once.
@@ -68,8 +69,8 @@ struct Echo {
 struct Worker {
     config: WorkerConfig,
     dialect: Dialect,
-    /// Of the connections in turn; empty: all have that of the configuration.
-    tokens: Vec<String>,
+    /// Gives each connection its own token; none: all have that of the configuration.
+    signer: Option<TokenSigner>,
     poll: Poll,
     sockets: Vec<Option<OwnedFd>>,
     phases: Vec<Phase>,
@@ -135,7 +136,7 @@ impl Worker {
         poll.add(io::stdin(), ORDERS, false).map_err(|error| format!("stdin: {error}"))?;
         let count = config.connections as usize;
         Ok(Worker {
-            tokens: read_tokens(&config)?,
+            signer: config.token_secret.as_deref().map(TokenSigner::new),
             dialect: Dialect::new(config.protocol, &config.host, &config.path, config.deflate),
             poll,
             sockets: std::iter::repeat_with(|| None).take(count).collect(),
@@ -366,9 +367,9 @@ impl Worker {
             Some(name) => name.clone(),
             None => format!("{}{channel}", config.channel_prefix),
         };
-        let own = self.tokens.get(connection as usize).map(String::as_str);
+        let own = self.signer.as_ref().map(|signer| signer.token(config.first_connection + u64::from(connection)));
         let channels = config.channels_of(connection).map(names);
-        let commands = self.dialect.opening(own.or(config.token.as_deref()), channels, config.join_leave);
+        let commands = self.dialect.opening(own.as_deref().or(config.token.as_deref()), channels, config.join_leave);
         if commands.is_empty() {
             return self.opened(connection, now_ns);
         }
@@ -475,18 +476,6 @@ impl Worker {
         };
         *list.entry(reason.to_string()).or_default() += 1;
     }
-}
-
-/// The tokens of this worker's connections.
-fn read_tokens(config: &WorkerConfig) -> Result<Vec<String>, String> {
-    let Some(path) = &config.tokens_file else { return Ok(Vec::new()) };
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let lines: Vec<&str> = text.lines().collect();
-    if lines.is_empty() {
-        return Err(format!("{}: no token", path.display()));
-    }
-    let own = config.first_connection..config.first_connection + u64::from(config.connections);
-    Ok(own.map(|number| lines[(number % lines.len() as u64) as usize].to_string()).collect())
 }
 
 fn close_reason(payload: &[u8]) -> String {
