@@ -190,23 +190,27 @@ impl Fanouts {
             channel.lists.push(List::new(variant));
             channel.lists.len() - 1
         });
-        channel.lists[at].join(slot)
+        // While something waits, a vacant place is among those that are still to get it.
+        if channel.pending.is_some() { channel.lists[at].append(slot) } else { channel.lists[at].join(slot) }
     }
 
-    /// Takes a connection off the channel's list. When another one takes its place, says so.
-    pub fn leave(&mut self, local: LocalChannelId, variant: Variant, index: u32) -> Option<Moved> {
-        let channel = self.channels.get_mut(local.slot, local.generation)?;
-        let at = channel.lists.iter().position(|list| list.variant == variant)?;
+    /// Takes a connection off the channel's list. `moved` hears of others whose places change.
+    pub fn leave(&mut self, local: LocalChannelId, variant: Variant, index: u32, moved: &mut Vec<Moved>) {
+        let Some(channel) = self.channels.get_mut(local.slot, local.generation) else { return };
+        let Some(at) = channel.lists.iter().position(|list| list.variant == variant) else { return };
+        let list = &mut channel.lists[at];
+        // The place stays vacant for who comes next: giving it to the last one would touch that one's session, which is
+        // seldom at hand.
+        list.vacate(index);
         // Places may change only when nothing waits and the last fan-out's places have been tidied.
         if channel.pending.is_some() {
-            channel.lists[at].vacate(index);
-            return None;
+            return;
         }
-        let moved = channel.lists[at].leave(index);
-        if channel.lists[at].entries.is_empty() {
+        if list.live() == 0 {
             channel.lists.swap_remove(at);
+        } else if list.is_gappy() {
+            list.tidy(|slot, index| moved.push(Moved { slot, local, index }));
         }
-        moved.map(|slot| Moved { slot, local, index })
     }
 
     /// Something of the channel was dropped for this subscriber: its next publication is whole.
@@ -452,7 +456,8 @@ mod tests {
                 }
                 Step::Leave(slot) => {
                     let Some(subscriber) = self.subscribers.remove(&slot) else { return };
-                    let moved = self.fanouts.leave(local, subscriber.variant, subscriber.index);
+                    let mut moved = Vec::new();
+                    self.fanouts.leave(local, subscriber.variant, subscriber.index, &mut moved);
                     self.moved(moved);
                 }
                 Step::DropBase(slot) => {
@@ -531,13 +536,14 @@ mod tests {
                 },
                 &mut moved,
             );
-            moved.into_iter().for_each(|moved| self.moved(Some(moved)));
+            self.moved(moved);
         }
 
-        fn moved(&mut self, moved: Option<Moved>) {
-            let Some(moved) = moved else { return };
-            if let Some(subscriber) = self.subscribers.get_mut(&moved.slot) {
-                subscriber.index = moved.index;
+        fn moved(&mut self, moved: Vec<Moved>) {
+            for moved in moved {
+                if let Some(subscriber) = self.subscribers.get_mut(&moved.slot) {
+                    subscriber.index = moved.index;
+                }
             }
         }
 
@@ -552,9 +558,8 @@ mod tests {
             }
             let channel = self.fanouts.get(self.local).expect("still followed");
             let live: usize = channel.lists.iter().map(List::live).sum();
-            let entries: usize = channel.lists.iter().map(|list| list.entries.len()).sum();
-            assert_eq!((live, entries), (self.subscribers.len(), self.subscribers.len()));
-            assert!(channel.lists.iter().all(|list| !list.entries.is_empty()), "empty lists are gone");
+            assert_eq!(live, self.subscribers.len());
+            assert!(channel.lists.iter().all(|list| list.live() > 0 && !list.is_gappy()), "empty lists are gone");
             assert!(channel.pending.is_none());
             assert_eq!(self.fanouts.backlog_bytes(), 0);
         }

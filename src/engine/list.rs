@@ -8,7 +8,7 @@ use alloc::vec::Vec;
 
 use crate::variant::Variant;
 
-/// Vacant places that a busy channel's list may have before it is tidied between two fan-outs.
+/// Vacant places that a list may have before it is tidied.
 const VACANT_MAX: usize = if cfg!(test) { 2 } else { 64 };
 /// Marks a place whose subscriber has left.
 pub(crate) const VACANT: u32 = u32::MAX;
@@ -35,8 +35,19 @@ impl List {
         self.entries.len() - self.vacant.len()
     }
 
-    /// Appends a connection; returns its place.
+    /// Puts a connection into a vacant place, or behind the others; returns its place. Not while something waits.
     pub(crate) fn join(&mut self, slot: u32) -> u32 {
+        match self.vacant.pop() {
+            Some(index) => {
+                self.entries[index as usize] = slot;
+                index
+            }
+            None => self.append(slot),
+        }
+    }
+
+    /// Appends a connection; returns its place.
+    pub(crate) fn append(&mut self, slot: u32) -> u32 {
         if self.entries.is_empty() {
             // Many channels have one subscriber.
             self.entries.reserve_exact(1);
@@ -53,20 +64,16 @@ impl List {
         }
     }
 
-    /// Takes a connection off at once; returns the slot of the one that has its place now.
-    pub(crate) fn leave(&mut self, index: u32) -> Option<u32> {
-        if index as usize >= self.entries.len() {
-            return None;
-        }
-        self.entries.swap_remove(index as usize);
-        self.entries.get(index as usize).map(|entry| slot_of(*entry))
-    }
-
     /// The subscriber has lost something: a delta would not apply.
     pub(crate) fn drop_base(&mut self, index: u32) {
         if let Some(entry) = self.entries.get_mut(index as usize).filter(|entry| **entry != VACANT) {
             *entry &= !HAS_BASE;
         }
+    }
+
+    /// Whether gaps should be closed while nothing waits.
+    pub(crate) fn is_gappy(&self) -> bool {
+        self.vacant.len() > VACANT_MAX.max(self.entries.len() / 8)
     }
 
     /// Whether gaps should be closed although publications wait.

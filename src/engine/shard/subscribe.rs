@@ -549,9 +549,8 @@ impl Shard {
         let asked_owner = match subscription.asked() {
             None => {
                 self.metrics.sub(Metric::SubscriptionsOpen, 1);
-                let place = subscription.place();
-                if let Some(moved) = place.and_then(|place| self.fanouts.leave(local, subscription.variant, place)) {
-                    self.moved.push(moved);
+                if let Some(place) = subscription.place() {
+                    self.fanouts.leave(local, subscription.variant, place, &mut self.moved);
                     self.apply_moves();
                 }
                 if self.events_of(local) != EventMode::Off
