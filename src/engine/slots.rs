@@ -27,6 +27,12 @@ impl<T> Slots<T> {
         Slots { entries: Vec::new(), free: NONE, len: 0 }
     }
 
+    /// An empty table with room for so many. What is not used takes address space and no memory, and the table never moves:
+    /// growing by copies would leave as much again behind.
+    pub fn with_capacity(tenants: usize) -> Self {
+        Slots { entries: Vec::with_capacity(tenants), ..Self::new() }
+    }
+
     /// How many tenants there are.
     pub const fn len(&self) -> u32 {
         self.len

@@ -40,9 +40,10 @@ impl Link {
 const _: () = assert!(size_of::<Link>() == 12 && WHEEL_TICKS.is_power_of_two(), "2^32 is a whole number of turns");
 
 impl Timers {
-    /// A wheel that stands at `now_ms`.
-    pub fn new(now_ms: u64) -> Self {
-        Timers { heads: alloc::vec![NONE; WHEEL_TICKS], links: Vec::new(), now_tick: now_ms / TICK_MS }
+    /// A wheel that stands at `now_ms`, with address space for so many slots.
+    pub fn new(now_ms: u64, slots: usize) -> Self {
+        let links = Vec::with_capacity(slots);
+        Timers { heads: alloc::vec![NONE; WHEEL_TICKS], links, now_tick: now_ms / TICK_MS }
     }
 
     /// Sets the slot's deadline, replacing the one it had. Fires up to one tick late, never early.
@@ -111,7 +112,7 @@ mod tests {
         #[test]
         fn fires_once_and_never_early(steps in prop::collection::vec((0u32..40, 0u64..200_000, 0u64..90_000, any::<bool>()), 1..200)) {
             let mut now = 1_000_000u64;
-            let mut timers = Timers::new(now);
+            let mut timers = Timers::new(now, 0);
             let mut model: Vec<Option<u64>> = alloc::vec![None; 40];
             for (slot, after, step, disarm) in steps {
                 if disarm {

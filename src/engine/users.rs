@@ -43,9 +43,9 @@ const NONE: u32 = u32::MAX;
 const FREE: Link = Link { previous: NONE, next: NONE };
 
 impl LocalUsers {
-    /// No users. `seed` is secret: clients choose user ids.
-    pub fn new(seed: u64) -> Self {
-        LocalUsers { names: Names::new(seed), links: Vec::new() }
+    /// No users, with address space for so many connections. `seed` is secret: clients choose user ids.
+    pub fn new(seed: u64, slots: usize) -> Self {
+        LocalUsers { names: Names::new(seed), links: Vec::with_capacity(slots) }
     }
 
     /// Notes a connection of a user. True: it is the user's first on this core; tell the owner. A connection that is
@@ -224,7 +224,7 @@ mod tests {
         #[test]
         fn rings_are_plain_sets(steps in prop::collection::vec((0u32..24, 0usize..5), 0..300)) {
             let names: Vec<String> = (0..5).map(user).collect();
-            let mut users = LocalUsers::new(4);
+            let mut users = LocalUsers::new(4, 0);
             let mut model: BTreeMap<usize, BTreeSet<u32>> = BTreeMap::new();
             let mut slots: [Option<usize>; 24] = [None; 24];
             for (slot, who) in steps {

@@ -9,7 +9,6 @@ use ringway_engine::ids::ConnId;
 use ringway_sys::{Op, Ring, Socket, Token};
 
 /// See the file's header.
-#[derive(Default)]
 pub(crate) struct Places {
     places: Vec<Place>,
 }
@@ -30,6 +29,11 @@ struct Place {
 }
 
 impl Places {
+    /// No sockets, with address space for so many.
+    pub(crate) fn new(slots: usize) -> Self {
+        Places { places: Vec::with_capacity(slots) }
+    }
+
     /// Puts an accepted socket into its slot and begins to watch it.
     pub(crate) fn open(&mut self, ring: &mut Ring, conn: ConnId, socket: Socket) {
         let slot = conn.slot as usize;

@@ -130,9 +130,9 @@ impl ShardLoop {
         };
         Ok(ShardLoop {
             core: parts.core,
+            places: Places::new(parts.shard.connections_max()),
             shard: parts.shard,
             ring: parts.ring,
-            places: Places::default(),
             listeners: [listening(Port::Client, parts.clients), listening(Port::Ingest, parts.backends)],
             inbox: Arc::clone(&parts.shared.inboxes[parts.core.0 as usize]),
             shared: parts.shared,

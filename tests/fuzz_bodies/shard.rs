@@ -116,6 +116,8 @@ fn shard(deflate: bool) -> Shard {
         boot: 7,
         limits: Limits {
             message_bytes_max: 4096,
+            connections_per_shard_max: 16,
+            ingest_connections_per_shard_max: 16,
             outbox_bytes_max: 16 * 1024,
             publication_bytes_max: 4096,
             ..Limits::DEFAULT

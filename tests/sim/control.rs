@@ -99,6 +99,7 @@ impl Control {
             kind: PayloadKind::Json,
             idempotency_key: Box::default(),
             publisher: None,
+            tags: Default::default(),
             skip_history: false,
             origin,
             from: CoreId(around.plan.shards as u16),

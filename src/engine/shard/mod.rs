@@ -129,6 +129,7 @@ impl Shard {
         let mut random = Random::new(options.seed ^ (options.core.0 as u64) << 48);
         let (owner_seed, fanout_seed, users_seed) = (random.next_u64(), random.next_u64(), random.next_u64());
         let events_seed = random.next_u64();
+        let slots = (limits.connections_per_shard_max + limits.ingest_connections_per_shard_max) as usize;
         let place = Place { core: options.core, shards: options.shards, boot: options.boot as u32 };
         Shard {
             message_limits: MessageLimits {
@@ -137,12 +138,12 @@ impl Shard {
                 utf8: options.utf8,
             },
             inflating: Inflating::default(),
-            connections: Slots::new(),
-            timers: Timers::new(now_ms),
+            connections: Slots::with_capacity(slots),
+            timers: Timers::new(now_ms, slots),
             outboxes: Outboxes::default(),
             to_write: Vec::new(),
             fanouts: Fanouts::new(fanout_seed, limits.outbox_bytes_max),
-            users: LocalUsers::new(users_seed),
+            users: LocalUsers::new(users_seed, slots),
             owner: Owner::new(limits.clone(), place, owner_seed),
             user_cores: UserCores::new(users_seed),
             events: Events::new(options.core, limits, events_seed),
@@ -337,6 +338,12 @@ impl Shard {
     /// The numbers of this shard; the driver adds its own.
     pub fn metrics(&mut self) -> &mut Metrics {
         &mut self.metrics
+    }
+
+    /// How many connections of any kind there may be.
+    pub fn connections_max(&self) -> usize {
+        let limits = &self.options.limits;
+        (limits.connections_per_shard_max + limits.ingest_connections_per_shard_max) as usize
     }
 
     /// Connections of any kind.
