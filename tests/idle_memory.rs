@@ -122,7 +122,7 @@ fn held_bytes(count: u32, offer: &str) -> [i64; 2] {
 fn compression_adds_nothing_to_a_connection() {
     let more = |count: u32| {
         let (plain, deflate) = (held_bytes(count, ""), held_bytes(count, OFFER));
-        println!("{count} clients: plain {plain:?} bytes, with compression {deflate:?}");
+        eprintln!("{count} clients: plain {plain:?} bytes, with compression {deflate:?}");
         assert!(plain[0] / i64::from(count) <= CONNECTION_BYTES_MAX, "{plain:?}");
         [deflate[0] - plain[0], deflate[1] - plain[1]]
     };

@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// Folders that are not ours or are made by tools.
-const SKIPPED: &[&str] = &["target", "node_modules", "vendor", "corpus", "artifacts", "coverage", "results"];
+/// Names that are not ours or are made by tools; in a second working tree `.git` is a file.
+const SKIPPED: &[&str] = &[".git", "target", "node_modules", "vendor", "corpus", "artifacts", "coverage", "results"];
 
 /// A source file.
 pub(crate) struct Source {
