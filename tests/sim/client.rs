@@ -22,6 +22,8 @@ use crate::tokens::Outcome;
 
 /// Time by which the server may be late with what a deadline says.
 const LATE_MS: u64 = 1_000;
+/// Time by which a shard's clock may be behind: it stands still during a turn, in which the shard may be stopped.
+pub(crate) const EARLY_MS: u64 = 500;
 
 /// See the file's header.
 #[derive(Debug)]
@@ -161,7 +163,9 @@ impl Client {
     pub(crate) fn command(&mut self, name: &str, request: Value, pending: Pending) -> Vec<u8> {
         let Some(link) = &mut self.link else { return Vec::new() };
         link.last_command += 1;
-        if std::env::var("SIM_DEBUG").is_ok() { println!("DBG {} sends {} {:?}", link.number, link.last_command, pending); }
+        if std::env::var("SIM_DEBUG").is_ok() {
+            println!("DBG {} sends {} {:?}", link.number, link.last_command, pending);
+        }
         link.pending.insert(link.last_command, pending);
         speech::encode(self.plan.encoding, link.last_command, name, request)
     }
@@ -291,7 +295,9 @@ impl Client {
     }
 
     fn take(&mut self, message: Message, around: &mut Around<'_>) {
-        if std::env::var("SIM_DEBUG").is_ok() { println!("DBG {} {:?}", self.link.as_ref().unwrap().number, message); }
+        if std::env::var("SIM_DEBUG").is_ok() {
+            println!("DBG {} {:?}", self.link.as_ref().unwrap().number, message);
+        }
         match message {
             Message::Ping => {
                 let pong: &[u8] = if self.plan.encoding == Encoding::Json { b"{}" } else { b"\0" };

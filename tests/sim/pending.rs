@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::client::{Around, Ask, Client};
+use crate::client::{Around, Ask, Client, EARLY_MS};
 use crate::dice::Dice;
 use crate::ledger::Id;
 use crate::plan::Plan;
@@ -93,7 +93,9 @@ pub(crate) enum Pending {
         channel: usize,
         asks: bool,
     },
-    Stats { channel: usize },
+    Stats {
+        channel: usize,
+    },
     History {
         channel: usize,
         limit: i64,
@@ -235,8 +237,9 @@ impl Client {
         around: &mut Around<'_>,
     ) {
         assert!(claim.is_none_or(|claim| matches!(claim.outcome, Outcome::Good | Outcome::Stranger)), "{claim:?}");
-        assert_eq!(ttl_ms.is_some(), claim.is_some_and(|claim| claim.ttl_ms.is_some()));
         let (plan, user) = (around.plan, self.plan.user);
+        let ends = claim.is_some_and(|claim| claim.ttl_ms.is_some());
+        assert!(ttl_ms.is_some() == ends || around.ledger.orders.refreshed.contains(user), "{claim:?}: {ttl_ms:?}");
         let ends = claim.and_then(|claim| ends_ms(claim, sent_ms, around));
         let is_stranger = claim.is_some_and(|claim| claim.outcome == Outcome::Stranger);
         let Some(link) = &mut self.link else { return };
@@ -325,8 +328,12 @@ impl Client {
             // By then the subscription may have ended.
             Pending::SubRefresh { claim, .. } => refuses(claim, code, 103) || code == 103,
             // The answer would not have fit the outbox.
-            Pending::Presence { .. } | Pending::History { .. } if plan.slow && code == 106 => true,
-            Pending::Presence { channel, .. } | Pending::Stats { channel } => plan.channels[*channel].kind == Kind::Late && code == 108,
+            Pending::Presence { .. } | Pending::Stats { .. } | Pending::History { .. } if plan.slow && code == 106 => {
+                true
+            }
+            Pending::Presence { channel, .. } | Pending::Stats { channel } => {
+                plan.channels[*channel].kind == Kind::Late && code == 108
+            }
             Pending::History { channel, .. } => gone(*channel),
             Pending::Unsubscribe { .. } => false,
         };
@@ -376,7 +383,7 @@ fn refuses(claim: &Claim, code: u64, invalid: u64) -> bool {
 /// When what a token prolongs may end at the earliest, and must have ended.
 fn ends_ms(claim: &Claim, sent_ms: u64, around: &Around<'_>) -> Option<(u64, u64)> {
     let after_ms = claim.ttl_ms? + u64::from(around.plan.limits.expired_grace_ms);
-    Some((sent_ms + after_ms, around.now_ms + after_ms))
+    Some(((sent_ms + after_ms).saturating_sub(EARLY_MS), around.now_ms + after_ms))
 }
 
 /// A page of history must be a piece of the channel, in order.

@@ -173,7 +173,11 @@ fn final_publications(world: &mut World) {
         rest(world);
     }
     for client in &world.clients {
-        if let Some(link) = &client.link && !link.pending.is_empty() { world.dump(link.socket); }
+        if let Some(link) = &client.link
+            && !link.pending.is_empty()
+        {
+            world.dump(link.socket);
+        }
         client.assert_up_to_date(&world.plan, &world.ledger, world.now_ms);
     }
     world.control.assert_answered();
