@@ -45,22 +45,14 @@ pub struct Queue {
     pub listed: bool,
     /// Nothing is written until something that belongs in front has been inserted.
     pub held: bool,
-    /// Where that belongs: behind this node, or in front of all.
-    held_behind: u32,
+    /// Up to this node nothing is dropped, and there belongs what a held queue waits for. None: in front of all.
+    kept_to: u32,
 }
 
 impl Queue {
     /// Nothing waits.
-    pub const EMPTY: Queue = Queue {
-        head: NONE,
-        tail: NONE,
-        bytes: 0,
-        sent: 0,
-        blocked: false,
-        listed: false,
-        held: false,
-        held_behind: NONE,
-    };
+    pub const EMPTY: Queue =
+        Queue { head: NONE, tail: NONE, bytes: 0, sent: 0, blocked: false, listed: false, held: false, kept_to: NONE };
 
     /// Whether nothing waits.
     #[inline]
@@ -146,10 +138,16 @@ impl Outboxes {
         }
     }
 
-    /// Stops a queue from being written.
+    /// Drops nothing of what waits now, whatever happens: the upgrade's answer, without which a Close frame cannot be
+    /// read.
+    pub const fn keep(queue: &mut Queue) {
+        queue.kept_to = queue.tail;
+    }
+
+    /// Stops a queue from being written, and drops nothing of what waits now.
     pub const fn hold(queue: &mut Queue) {
         queue.held = true;
-        queue.held_behind = queue.tail;
+        queue.kept_to = queue.tail;
     }
 
     /// Lets a held queue go on, with a frame at the place where it ended when it was stopped. Nothing in front of that
@@ -161,7 +159,7 @@ impl Outboxes {
         }
         queue.bytes += frame.size_bytes() as u32;
         let index = self.node(frame, NONE);
-        let link = match self.nodes.get_mut(queue.held_behind as usize) {
+        let link = match self.nodes.get_mut(queue.kept_to as usize) {
             Some(node) => &mut node.next,
             None => &mut queue.head,
         };
@@ -316,6 +314,9 @@ impl Outboxes {
             node.frame = None;
             let (freed, marked) = (queue.head, node.mark != NONE);
             queue.head = node.next;
+            if queue.kept_to == freed {
+                queue.kept_to = NONE;
+            }
             self.free.push(freed);
             if marked {
                 self.unmark(freed);
@@ -327,11 +328,11 @@ impl Outboxes {
         }
     }
 
-    /// Drops everything but a frame that has begun to go out, so that a Close frame can follow it; of a held queue also
-    /// not what stood in it when it was stopped (the upgrade's answer, without which a Close frame cannot be read).
+    /// Drops everything but a frame that has begun to go out and what is kept in any case, so that a Close frame can
+    /// follow it.
     pub fn drop_unsent(&mut self, queue: &mut Queue) {
         let begun = (queue.sent > 0).then_some(queue.head);
-        let kept = if queue.held && queue.held_behind != NONE { Some(queue.held_behind) } else { begun };
+        let kept = if queue.kept_to == NONE { begun } else { Some(queue.kept_to) };
         let mut next = match kept {
             Some(last) => core::mem::replace(&mut self.nodes[last as usize].next, NONE),
             None => queue.head,
@@ -624,23 +625,28 @@ mod tests {
     }
 
     #[test]
-    fn what_stood_before_a_queue_was_held_is_kept_when_the_rest_is_dropped() {
+    fn what_is_to_be_kept_is_kept_until_it_is_out() {
         let (mut outboxes, mut queue) = (Outboxes::default(), Queue::EMPTY);
-        outboxes.push(&mut queue, Frame::from_bytes(b"101"));
-        Outboxes::hold(&mut queue);
-        outboxes.push(&mut queue, Frame::from_bytes(b"publication"));
-        outboxes.drop_unsent(&mut queue);
-        assert_eq!(queue.bytes(), 3);
-        outboxes.push(&mut queue, Frame::from_bytes(b"|close"));
-        let mut batch = WriteBatch::default();
-        outboxes.collect(&queue, CONN, &mut batch);
-        assert_eq!(batch.get(0).map(|(_, bytes)| bytes), Some(b"101|close".as_slice()));
-        // Nothing stood there: nothing is kept.
-        outboxes.clear(&mut queue);
-        Outboxes::hold(&mut queue);
-        outboxes.push(&mut queue, Frame::from_bytes(b"publication"));
-        outboxes.drop_unsent(&mut queue);
-        assert!(queue.is_empty() && outboxes.nodes_in_use() == 0);
+        for held in [false, true] {
+            outboxes.push(&mut queue, Frame::from_bytes(b"101"));
+            if held {
+                Outboxes::hold(&mut queue);
+            } else {
+                Outboxes::keep(&mut queue);
+            }
+            outboxes.push(&mut queue, Frame::from_bytes(b"publication"));
+            outboxes.drop_unsent(&mut queue);
+            assert_eq!(queue.bytes(), 3);
+            outboxes.push(&mut queue, Frame::from_bytes(b"|close"));
+            let mut batch = WriteBatch::default();
+            outboxes.collect(&queue, CONN, &mut batch);
+            assert_eq!(batch.get(0).map(|(_, bytes)| bytes), Some(b"101|close".as_slice()));
+            // It is out: what comes then is dropped as ever.
+            outboxes.wrote(&mut queue, 9);
+            outboxes.push(&mut queue, Frame::from_bytes(b"publication"));
+            outboxes.drop_unsent(&mut queue);
+            assert!(queue.is_empty() && outboxes.nodes_in_use() == 0);
+        }
     }
 
     #[test]

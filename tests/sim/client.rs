@@ -22,6 +22,8 @@ use crate::tokens::Outcome;
 
 /// Time by which the server may be late with what a deadline says.
 const LATE_MS: u64 = 1_000;
+/// Time by which a shard's clock may be behind: it stands still during a turn, in which the shard may be stopped.
+pub(crate) const EARLY_MS: u64 = 500;
 
 /// See the file's header.
 #[derive(Debug)]
@@ -161,6 +163,9 @@ impl Client {
     pub(crate) fn command(&mut self, name: &str, request: Value, pending: Pending) -> Vec<u8> {
         let Some(link) = &mut self.link else { return Vec::new() };
         link.last_command += 1;
+        if std::env::var("SIM_DEBUG").is_ok() {
+            println!("DBG {} sends {} {:?}", link.number, link.last_command, pending);
+        }
         link.pending.insert(link.last_command, pending);
         speech::encode(self.plan.encoding, link.last_command, name, request)
     }
@@ -239,10 +244,11 @@ impl Client {
         match code {
             3001 => true,
             3005 => is_over(link.ends_ms) || orders.refreshed.contains(user),
-            3006 => link.stays.values().any(|stay| stay.server_side && is_over(stay.ends_ms)),
+            3006 => link.stays.values().any(|stay| stay.is_server_side() && is_over(stay.ends_ms)),
             3008 => around.plan.slow,
             3010 => around.plan.lossy && !around.ledger.lost.is_empty(),
-            3500 => outcomes(&[Outcome::Stranger, Outcome::Invalid]),
+            // Taken for somebody else, it shows a token of its own.
+            3500 => link.refused || outcomes(&[Outcome::Stranger, Outcome::Invalid]),
             4000 => {
                 link.client_id.is_none() && now_ms >= link.began_ms + u64::from(around.plan.limits.connect_timeout_ms)
             }
@@ -289,6 +295,9 @@ impl Client {
     }
 
     fn take(&mut self, message: Message, around: &mut Around<'_>) {
+        if std::env::var("SIM_DEBUG").is_ok() {
+            println!("DBG {} {:?}", self.link.as_ref().unwrap().number, message);
+        }
         match message {
             Message::Ping => {
                 let pong: &[u8] = if self.plan.encoding == Encoding::Json { b"{}" } else { b"\0" };
@@ -302,7 +311,7 @@ impl Client {
     fn answered(&mut self, id: u32, body: Body, around: &mut Around<'_>) {
         let Some(link) = &mut self.link else { return };
         let pending = link.pending.remove(&id).unwrap_or_else(|| panic!("a second answer to command {id}: {body:?}"));
-        self.settle(pending, body, around);
+        self.settle(id, pending, body, around);
     }
 
     fn pushed(&mut self, name: &Name, told: Told, around: &mut Around<'_>) {

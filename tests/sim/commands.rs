@@ -163,7 +163,7 @@ impl Client {
                 let request = json!({"token": claim.text()});
                 self.command("refresh", request, Pending::Refresh { claim, sent_ms: around.now_ms })
             }
-            3 if rules.presence => self.command("presence_stats", json!({"channel": name}), Pending::Stats),
+            3 if rules.presence => self.command("presence_stats", json!({"channel": name}), Pending::Stats { channel }),
             _ if rules.history_size > 0 && rules.read_history == Allow::Anyone && kind != Kind::Direct => {
                 let (limit, reverse) = (around.dice.pick(&[-1, 0, 1, 7]), around.dice.one_in(2));
                 let request = json!({"channel": name, "limit": limit, "reverse": reverse});

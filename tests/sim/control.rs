@@ -227,6 +227,9 @@ fn published(channel: usize, id: Id, answer: &PublishAnswer, plan: &Plan, ledger
 
 fn answered(asked: Asked, answer: &ChannelAnswer, plan: &Plan, ledger: &mut Ledger) {
     let rules = |channel: usize| &plan.channels[channel].rules;
+    let gone = |channel: usize, error: CallError| {
+        plan.channels[channel].kind == Kind::Fleeting && error == CallError::UnknownChannel
+    };
     match (asked, &answer.result) {
         (Asked::Presence { channel, expected }, Ok(ChannelFact::Presence(members))) => {
             let there: BTreeSet<_> =
@@ -260,12 +263,12 @@ fn answered(asked: Asked, answer: &ChannelAnswer, plan: &Plan, ledger: &mut Ledg
             Err(error),
         ) => {
             let none = !rules(channel).presence || plan.channels[channel].kind == Kind::Late;
-            assert!(none && *error == CallError::NotAvailable, "presence of channel {channel}: {error:?}");
+            let known = gone(channel, *error) || (none && *error == CallError::NotAvailable);
+            assert!(known, "presence of channel {channel}: {error:?}");
         }
         (Asked::History { channel }, Err(error)) => {
-            let gone = plan.channels[channel].kind == Kind::Fleeting && *error == CallError::UnknownChannel;
             let none = rules(channel).history_size == 0 && *error == CallError::NotAvailable;
-            assert!(gone || none, "history of channel {channel}: {error:?}");
+            assert!(gone(channel, *error) || none, "history of channel {channel}: {error:?}");
         }
         (asked, result) => panic!("{asked:?} was answered {result:?}"),
     }

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::client::{Around, Ask, Client};
+use crate::client::{Around, Ask, Client, EARLY_MS};
 use crate::dice::Dice;
 use crate::ledger::Id;
 use crate::plan::Plan;
@@ -93,7 +93,9 @@ pub(crate) enum Pending {
         channel: usize,
         asks: bool,
     },
-    Stats,
+    Stats {
+        channel: usize,
+    },
     History {
         channel: usize,
         limit: i64,
@@ -137,7 +139,7 @@ impl Pending {
 
 impl Client {
     /// Takes the answer to a command.
-    pub(crate) fn settle(&mut self, pending: Pending, body: Body, around: &mut Around<'_>) {
+    pub(crate) fn settle(&mut self, id: u32, pending: Pending, body: Body, around: &mut Around<'_>) {
         match (pending, body) {
             (Pending::Connect { claim, wish, asks, sent_ms }, Body::Connect { client, ttl_ms, subs }) => {
                 assert!(!matches!(wish, Some(Wish::Deny | Wish::Kick)), "admitted against a backend's word");
@@ -148,13 +150,18 @@ impl Client {
                 assert!(!matches!(wish, Some(Wish::Deny | Wish::Kick)), "granted against a backend's word");
                 let unrecovered = answer.was_recovering && !answer.recovered;
                 assert!(!(rejects && unrecovered), "an unrecovered subscription for who rejects it: {answer:?}");
+                let Some(link) = &self.link else { return };
+                // Given up before it was answered, and asked for again since: answers come in any order.
+                if link.stays.get(&channel).is_some_and(|stay| stay.command > id) {
+                    return around.ledger.counts.note("overtaken", 1);
+                }
                 let mut ends = claim.and_then(|claim| ends_ms(&claim, sent_ms, around));
                 let Some(link) = &mut self.link else { return };
                 if let Some(prolonged_ms) = link.prolonged.remove(&channel) {
                     ends = Some((ends.map_or(prolonged_ms, |ends| ends.0.min(prolonged_ms)), NEVER_MS));
                 }
                 let begun = Begun {
-                    server_side: false,
+                    command: id,
                     watches: self.plan.watches,
                     ends_ms: ends.filter(|_| answer.ttl_ms.is_some()),
                 };
@@ -162,8 +169,8 @@ impl Client {
             }
             (Pending::Unsubscribe { channel }, Body::Unsubscribe) => {
                 let Some(link) = &mut self.link else { return };
-                // What the server has made it goes on with.
-                if link.stays.get(&channel).is_some_and(|stay| !stay.server_side)
+                // What the server has made it goes on with, and so does what the client has asked for since.
+                if link.stays.get(&channel).is_some_and(|stay| !stay.is_server_side() && stay.command < id)
                     && let Some(stay) = link.stays.remove(&channel)
                 {
                     stay.end(channel, around.ledger);
@@ -181,7 +188,7 @@ impl Client {
                 }
             }
             (Pending::Presence { asks: false, .. }, Body::Presence(_)) => {}
-            (Pending::Stats, Body::Stats { clients, users }) => {
+            (Pending::Stats { .. }, Body::Stats { clients, users }) => {
                 assert!(users <= clients && (users > 0 || clients == 0), "{clients} clients, {users} users");
             }
             (Pending::History { channel, limit, reverse }, Body::History { publications, epoch, offset }) => {
@@ -230,8 +237,9 @@ impl Client {
         around: &mut Around<'_>,
     ) {
         assert!(claim.is_none_or(|claim| matches!(claim.outcome, Outcome::Good | Outcome::Stranger)), "{claim:?}");
-        assert_eq!(ttl_ms.is_some(), claim.is_some_and(|claim| claim.ttl_ms.is_some()));
         let (plan, user) = (around.plan, self.plan.user);
+        let ends = claim.is_some_and(|claim| claim.ttl_ms.is_some());
+        assert!(ttl_ms.is_some() == ends || around.ledger.orders.refreshed.contains(user), "{claim:?}: {ttl_ms:?}");
         let ends = claim.and_then(|claim| ends_ms(claim, sent_ms, around));
         let is_stranger = claim.is_some_and(|claim| claim.outcome == Outcome::Stranger);
         let Some(link) = &mut self.link else { return };
@@ -252,7 +260,7 @@ impl Client {
             let place = expected.iter().position(|expected| *expected == channel);
             expected.swap_remove(place.unwrap_or_else(|| panic!("nobody granted {name}")));
             let ask = asks.remove(&channel);
-            let begun = Begun { server_side: true, ..Begun::default() };
+            let begun = Begun::default();
             self.subscribed(channel, ask.as_ref(), &answer, begun, around);
         }
         let ended = |channel: &usize| around.ledger.orders.unsubscribed.contains(&(user.to_owned(), *channel));
@@ -279,7 +287,7 @@ impl Client {
             link.numbers.insert(answer.number, channel);
         }
         let before = link.stays.insert(channel, stay);
-        assert!(before.is_none(), "subscribed twice to channel {channel}");
+        assert!(before.is_none(), "subscribed twice to channel {channel} on {}", link.number);
     }
 
     /// A command was answered with an error.
@@ -320,10 +328,14 @@ impl Client {
             // By then the subscription may have ended.
             Pending::SubRefresh { claim, .. } => refuses(claim, code, 103) || code == 103,
             // The answer would not have fit the outbox.
-            Pending::Presence { .. } | Pending::History { .. } if plan.slow && code == 106 => true,
-            Pending::Presence { channel, .. } => plan.channels[*channel].kind == Kind::Late && code == 108,
+            Pending::Presence { .. } | Pending::Stats { .. } | Pending::History { .. } if plan.slow && code == 106 => {
+                true
+            }
+            Pending::Presence { channel, .. } | Pending::Stats { channel } => {
+                plan.channels[*channel].kind == Kind::Late && code == 108
+            }
             Pending::History { channel, .. } => gone(*channel),
-            Pending::Unsubscribe { .. } | Pending::Stats => false,
+            Pending::Unsubscribe { .. } => false,
         };
         assert!(may, "{pending:?} was answered with error {code}");
         around.ledger.counts.note("refused", 1);
@@ -371,7 +383,7 @@ fn refuses(claim: &Claim, code: u64, invalid: u64) -> bool {
 /// When what a token prolongs may end at the earliest, and must have ended.
 fn ends_ms(claim: &Claim, sent_ms: u64, around: &Around<'_>) -> Option<(u64, u64)> {
     let after_ms = claim.ttl_ms? + u64::from(around.plan.limits.expired_grace_ms);
-    Some((sent_ms + after_ms, around.now_ms + after_ms))
+    Some(((sent_ms + after_ms).saturating_sub(EARLY_MS), around.now_ms + after_ms))
 }
 
 /// A page of history must be a piece of the channel, in order.

@@ -24,8 +24,8 @@ pub(crate) struct Stay {
     next: u64,
     /// What was seen where there are no offsets.
     seen: Vec<Id>,
-    /// The server made it, not the client.
-    pub(crate) server_side: bool,
+    /// The command that it answers; 0: the server made it, not the client.
+    pub(crate) command: u32,
     /// Publications may be deltas to the one before, which is kept here.
     delta: bool,
     base: Option<Vec<u8>>,
@@ -40,7 +40,8 @@ pub(crate) struct Stay {
 /// How a subscription came about.
 #[derive(Debug, Default)]
 pub(crate) struct Begun {
-    pub(crate) server_side: bool,
+    /// The subscribe command; 0: the server has made it.
+    pub(crate) command: u32,
     /// The client asked for joins and leaves.
     pub(crate) watches: bool,
     pub(crate) ends_ms: Option<(u64, u64)>,
@@ -63,7 +64,7 @@ impl Stay {
             epoch: answer.epoch.clone(),
             next: answer.offset + 1,
             seen: Vec::new(),
-            server_side: begun.server_side,
+            command: begun.command,
             delta: answer.delta,
             base: None,
             roster: None,
@@ -87,7 +88,7 @@ impl Stay {
             }
         }
         around.ledger.counts.stays += 1;
-        around.ledger.counts.note("server-side stays", u64::from(stay.server_side));
+        around.ledger.counts.note("server-side stays", u64::from(stay.is_server_side()));
         let (owner, here) = (plan.channels[channel].owner, around.socket.shard);
         let apart = |publisher: &usize| owner != here && owner != *publisher && here != *publisher;
         around.ledger.counts.stays_apart += u64::from(plan.backends.iter().any(apart));
@@ -137,7 +138,11 @@ impl Stay {
             number: 0,
             ttl_ms: None,
         };
-        Stay::begin(channel, &answer, None, Begun { server_side: true, ..Begun::default() }, around)
+        Stay::begin(channel, &answer, None, Begun::default(), around)
+    }
+
+    pub(crate) const fn is_server_side(&self) -> bool {
+        self.command == 0
     }
 
     /// A publication's payload, also out of a delta.

@@ -127,7 +127,7 @@ impl World {
             sockets: Vec::new(),
             now_ms: 0,
             control: Control::new(&mut ledger),
-            hearing: Hearing::default(),
+            hearing: Hearing::new(plan.limits.event_answer_timeout_ms < 1_000),
             rules: rules::namespaces(plan.numbers, plan.catch_all, 0),
             reloads: 0,
             left: false,

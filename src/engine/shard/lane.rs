@@ -143,7 +143,7 @@ impl Shard {
         let mut lost_server_side = false;
         for subscription in ended {
             if let Some(asked) = subscription.asked() {
-                self.asked_in_vain(conn, form, asked);
+                lost_server_side |= self.asked_in_vain(conn, form, asked);
                 continue;
             }
             let Some(channel) = channel(&subscription) else { continue };
@@ -166,23 +166,20 @@ impl Shard {
         told
     }
 
-    /// A subscription's answer was lost with the lane.
-    fn asked_in_vain(&mut self, conn: ConnId, form: Form, asked: &Asked) {
+    /// A subscription's answer was lost with the lane. True: without that channel the client would think that it has lost
+    /// the right to it, so it has to come back.
+    fn asked_in_vain(&mut self, conn: ConnId, form: Form, asked: &Asked) -> bool {
         self.metrics.add(Metric::SubscribesRefused, 1);
         self.metrics.add(Metric::CommandErrors, 1);
         if let Some(session) = self.session_mut(conn) {
             session.in_flight -= 1;
         }
-        match asked.answer_to {
-            AnswerTo::Command(command) => {
-                ReplyWriter::resume(form, &mut self.replies).error(command, ClientError::Internal);
-            }
-            // Without one of its channels the client would think that it has lost the right to it: it comes back.
-            AnswerTo::Connect => self.close(conn, CloseReason::InsufficientState),
-            AnswerTo::Push => {}
+        if let AnswerTo::Command(command) = asked.answer_to {
+            ReplyWriter::resume(form, &mut self.replies).error(command, ClientError::Internal);
         }
         if let Some(Leaving::Command(unsubscribe)) = asked.leaving {
             ReplyWriter::resume(form, &mut self.replies).unsubscribe(unsubscribe);
         }
+        asked.answer_to == AnswerTo::Connect
     }
 }

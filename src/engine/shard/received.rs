@@ -199,6 +199,9 @@ impl Shard {
             }
         }
         self.send(conn, answer);
+        if let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) {
+            Outboxes::keep(&mut connection.outbox);
+        }
         if purpose == Purpose::Uni
             && let Some(connect) = uni::connect_in_query(request.query)
         {

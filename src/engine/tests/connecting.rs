@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use ringway_engine::backends::{BackendId, BackendNotice};
 use ringway_engine::call::{UserCall, UserOrder};
 use ringway_engine::ids::*;
 use ringway_engine::lane_message::*;
@@ -22,6 +23,7 @@ use ringway_engine::tokens::*;
 use ringway_engine::variant::{Variant, VariantSet};
 use ringway_wire::centrifuge::Form;
 use ringway_wire::frame::{Opcode, decode_header, write_client_header};
+use ringway_wire::ingest::{EventKind, EventKinds, ServerFrame, decode_event, decode_server};
 
 const EPOCH: Epoch = Epoch { boot: 9, creation: 1 };
 
@@ -48,7 +50,13 @@ struct World {
 
 impl World {
     fn new() -> World {
+        World::with(EventMode::Off)
+    }
+
+    /// Backends are told of connects and subscribes, or not.
+    fn with(events: EventMode) -> World {
         let rules = Namespace {
+            subscribe_events: events,
             subscribe: Allow::Anyone,
             presence: true,
             history_size: 8,
@@ -64,7 +72,7 @@ impl World {
             limits: Limits::DEFAULT,
             namespaces: Namespaces::new(rules, vec![]).unwrap().into(),
             tokens: Arc::new(Later),
-            access: Access { anonymous: true, origins: Origins::Any, ..Access::closed("/ws") },
+            access: Access { anonymous: true, origins: Origins::Any, connect_events: events, ..Access::closed("/ws") },
             utf8: |bytes| std::str::from_utf8(bytes).is_ok(),
         };
         let mut shard = Shard::new(options, 1_000);
@@ -132,6 +140,16 @@ impl World {
         let draft = Draft { offset, variants, ..Draft::new(channel, b"1") };
         let publication = Arc::new(Publication::encode(draft, &mut Scratch::default()));
         self.hears(LaneMessage::Deliver { local, publication });
+    }
+
+    /// Kinds of the events among what this shard has said to the other one, where a backend is.
+    fn events(&mut self) -> Vec<EventKind> {
+        self.told().iter().filter_map(event_kind).collect()
+    }
+
+    fn order(&mut self, user: &str, order: UserOrder) {
+        let (user, client) = (user.into(), Box::default());
+        self.hears(LaneMessage::UserCall(Box::new(UserCall { user, client, order, origin: None, from: CoreId(1) })));
     }
 
     fn raw(&mut self) -> Vec<u8> {
@@ -351,4 +369,102 @@ fn orders_reach_the_connections_of_their_user_only() {
         from: CoreId(1),
     })));
     assert!(String::from_utf8_lossy(&world.raw()).contains("go away"));
+}
+
+fn event_kind(message: &LaneMessage) -> Option<EventKind> {
+    let LaneMessage::Event(delivery) = message else { return None };
+    match decode_server(&delivery.frame) {
+        Ok(ServerFrame::Event(event)) => Some(decode_event(&event).unwrap().what.kind()),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn disconnect() -> UserOrder {
+    UserOrder::Disconnect { code: 4001, reason: "go away".into(), whitelist: vec![] }
+}
+
+#[test]
+fn a_connect_command_that_is_never_answered_lets_nothing_through() {
+    let mut world = World::new();
+    let channels = foreign(2);
+    world.says("{\"id\":1,\"connect\":{\"token\":\"t\"}}");
+    world.admit("anne", &[&channels[0], &channels[1]]);
+    let asked = world.asked();
+    world.grant(asked[0].1, asked[0].2, 7);
+    world.deliver(&channels[0], asked[0].2, 8);
+    assert_eq!(world.reads(), Vec::<String>::new());
+    world.order("anne", disconnect());
+    let raw = String::from_utf8_lossy(&world.raw()).into_owned();
+    assert!(raw.contains("go away") && !raw.contains("offset"), "{raw:?}");
+}
+
+#[test]
+fn a_close_frame_that_waited_behind_a_connect_command_is_an_answer_to_ours() {
+    let mut world = World::new();
+    let channels = foreign(1);
+    world.says("{\"id\":1,\"connect\":{\"token\":\"t\"}}");
+    world.admit("anne", &[&channels[0]]);
+    let mut close = Vec::new();
+    write_client_header(&mut close, Opcode::Close, 2, [0; 4]);
+    close.extend_from_slice(&1000u16.to_be_bytes());
+    let conn = world.conn;
+    world.shard.handle(Input::Received { conn, bytes: &mut close });
+    world.raw();
+    assert_eq!(world.actions, [], "it is not read yet");
+    world.order("anne", disconnect());
+    assert!(String::from_utf8_lossy(&world.raw()).contains("go away"));
+    assert_eq!(world.actions, [Action::Close { conn, reset: false }]);
+}
+
+#[test]
+fn a_verdict_about_a_subscription_that_was_lost_meanwhile_closes_nobody() {
+    let mut world = World::new();
+    let channel = &foreign(1)[0];
+    world.says("{\"id\":1,\"connect\":{}}");
+    world.says(&format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"{channel}\",\"token\":\"t\"}}}}"));
+    world.reads();
+    world.shard.handle(Input::LaneLost { from: CoreId(1) });
+    starts(&world.reads(), &["{\"id\":2,\"error\":{\"code\":100"]);
+    let claims = |channel: &str| {
+        let subscription = TokenSubscription { channel: channel.into(), ..Default::default() };
+        Verdict::Subscribe(Ok(SubscribeClaims { subscription, ..Default::default() }))
+    };
+    world.checked(2, claims(channel));
+    // Nor does a new token for what has ended.
+    world.says(&format!("{{\"id\":3,\"sub_refresh\":{{\"channel\":\"{channel}\",\"token\":\"t\"}}}}"));
+    world.checked(3, claims(channel));
+    starts(&world.reads(), &["{\"id\":3,\"error\":{\"code\":103"]);
+    world.says("{\"id\":4,\"ping\":{}}");
+    starts(&world.reads(), &["{\"id\":4,\"ping\":"]);
+    // One for another channel still does.
+    world.says(&format!("{{\"id\":5,\"sub_refresh\":{{\"channel\":\"{channel}\",\"token\":\"t\"}}}}"));
+    world.checked(4, claims("other"));
+    assert!(String::from_utf8_lossy(&world.raw()).contains("invalid token"));
+}
+
+#[test]
+fn backends_hear_of_a_client_before_its_subscriptions_and_of_the_end_of_both() {
+    use EventKind::{Connect, Disconnect, Subscribe, Unsubscribe};
+    let mut world = World::with(EventMode::Notify);
+    let backend = BackendId { core: CoreId(1), conn: ConnId { slot: 0, generation: 0 } };
+    let notice = BackendNotice { backend, instance: 1, kinds: EventKinds::ALL, window: 0, gone: false };
+    world.hears(LaneMessage::BackendChanged(notice.into()));
+    let channels = foreign(2);
+    world.says("{\"id\":1,\"connect\":{\"token\":\"t\"}}");
+    assert_eq!(world.events(), [], "nobody knows yet who it is");
+    world.admit("anne", &[&channels[0], &channels[1]]);
+    let told = world.told();
+    let subscribes: Vec<_> = told
+        .iter()
+        .filter_map(|message| match message {
+            LaneMessage::Subscribe(request) => Some((request.command, request.local)),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(told.iter().filter_map(event_kind).collect::<Vec<_>>(), [Connect]);
+    world.grant(subscribes[0].0, subscribes[0].1, 7);
+    assert_eq!(world.events(), [Subscribe]);
+    // It never gets in: the other channel's owner does not answer.
+    world.shard.handle(Input::LaneLost { from: CoreId(1) });
+    assert_eq!(world.events(), [Unsubscribe, Disconnect]);
 }
