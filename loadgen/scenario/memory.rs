@@ -1,6 +1,7 @@
-//! The server's memory at moments of a fanout run at which it is at rest.
+//! The server's memory at moments of a fanout run at which it is at rest, and its CPU while it rests.
 //!
-//! In: the server's processes, and how long to rest before each reading. Out: one row, `memory`, with a reading per moment:
+//! In: the server's processes, and how long to rest before each reading. Out: one row, `memory`, with a reading per moment,
+//! and behind a rest the CPU in it:
 //!
 //! | moment | when |
 //! |---|---|
@@ -11,7 +12,7 @@
 //! | `loaded` | behind the measured window, rested |
 //!
 //! Invariant: bytes of the process only. What the kernel holds for sockets is not in them.
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
 
@@ -25,7 +26,14 @@ use crate::server_cost::Cost;
 pub(super) struct MemoryLog {
     pids: Vec<u32>,
     rest: Duration,
-    readings: Vec<(&'static str, Cost)>,
+    readings: Vec<Reading>,
+}
+
+struct Reading {
+    moment: &'static str,
+    cost: Cost,
+    /// CPU of the server over the rest before it, in cores; none without a rest.
+    cores: Option<f64>,
 }
 
 impl MemoryLog {
@@ -39,7 +47,7 @@ impl MemoryLog {
             return Err("--rest-s reads the server's memory: add --server-pid".to_string());
         }
         let mut log = MemoryLog { pids: common.server_pid.clone(), rest, readings: Vec::new() };
-        log.read("before")?;
+        log.read("before", None)?;
         Ok(log)
     }
 
@@ -54,37 +62,45 @@ impl MemoryLog {
         }
         self.rested("opened", load.coordinator)?;
         let whole = load.once()?;
-        self.read("received")?;
+        self.read("received", None)?;
         self.rested("received_rested", load.coordinator)?;
         Ok(whole)
     }
 
     /// A rest, and a reading.
     pub(super) fn rested(&mut self, moment: &'static str, coordinator: &mut Coordinator) -> Result<(), String> {
+        if !self.measures() {
+            return Ok(());
+        }
+        let (begun, before) = (Instant::now(), Cost::read(&self.pids)?);
         coordinator.hold(self.rest)?;
-        self.read(moment)
+        self.read(moment, Some((begun, &before)))
     }
 
-    fn read(&mut self, moment: &'static str) -> Result<(), String> {
+    fn read(&mut self, moment: &'static str, rested: Option<(Instant, &Cost)>) -> Result<(), String> {
         if self.measures() {
-            self.readings.push((moment, Cost::read(&self.pids)?));
+            let cost = Cost::read(&self.pids)?;
+            let cores =
+                rested.map(|(begun, before)| cost.cpu_ns_since(before) as f64 / begun.elapsed().as_nanos() as f64);
+            self.readings.push(Reading { moment, cost, cores });
         }
         Ok(())
     }
 
     /// Adds the row: bytes of the process, and how many of them came since `before` for each connection.
     pub(super) fn finish(&self, report: &mut Report, connections: u32) {
-        let Some((_, before)) = self.readings.first() else { return };
+        let Some(Reading { cost: before, .. }) = self.readings.first() else { return };
         let each = |now: u64, then: u64| (now as f64 - then as f64) / f64::from(connections.max(1));
         let row: Map<String, Value> = self
             .readings
             .iter()
-            .map(|(moment, cost)| {
+            .map(|Reading { moment, cost, cores }| {
                 let reading = json!({
                     "resident_bytes": cost.resident_bytes,
                     "proportional_bytes": cost.proportional_bytes,
                     "resident_bytes_per_connection": each(cost.resident_bytes, before.resident_bytes),
                     "proportional_bytes_per_connection": each(cost.proportional_bytes, before.proportional_bytes),
+                    "cores": cores,
                 });
                 (moment.to_string(), reading)
             })
