@@ -17,6 +17,7 @@ steps of 2 MiB, which is 200 bytes for each of 10,000 connections. The runs that
 """
 import argparse
 import re
+import statistics
 import sys
 
 import running
@@ -46,22 +47,28 @@ def run(name, scenario, outstanding, exact_memory):
     return {**result, "exact_memory": exact_memory}
 
 
+def ratio(runs, plain, key):
+    """Median over the repeats of a run against the plain one beside it: what slows the machine meets both."""
+    each = [run[key] / beside[key] for run, beside in zip(runs, plain)]
+    return f"{statistics.median(each):.2f}× ({min(each):.2f}, {max(each):.2f})" if each else "–"
+
+
 def cpu_table(results, arguments, scenario):
     lines = []
     for outstanding in scenario["outstanding"]:
         lines += ["", f"## Per delivery, {outstanding} outstanding", "",
-                  "| clients | CPU µs (lowest, highest) | of plain | user µs | bytes on the wire | of plain | deliveries/s"
+                  "| clients | CPU µs (lowest, highest) | of the plain run beside it | user µs | bytes on the wire | of the plain run beside it | deliveries/s"
                   " | loadgen µs | others' CPU |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
         of = lambda name: [run for run in results if run["label"] == name and run["outstanding"] == outstanding
                            and not run["exact_memory"]]
-        share = lambda name, key: middle(of(name), key) / middle(of("plain"), key) if of("plain") else float("nan")
+        share = lambda name, key: ratio(of(name), of("plain"), key)
         for name in arguments.clients:
             runs = of(name)
             each = [run["server_cpu_us_per_delivery"] for run in runs]
             lines.append(
                 f"| {name} | **{middle(runs, 'server_cpu_us_per_delivery'):.2f}** ({min(each):.2f}, {max(each):.2f})"
-                f" | {share(name, 'server_cpu_us_per_delivery'):.2f}× | {middle(runs, 'server_user_us'):.2f}"
-                f" | **{middle(runs, 'received_bytes_per_delivery'):.0f}** | {share(name, 'received_bytes_per_delivery'):.2f}×"
+                f" | {share(name, 'server_cpu_us_per_delivery')} | {middle(runs, 'server_user_us'):.2f}"
+                f" | **{middle(runs, 'received_bytes_per_delivery'):.0f}** | {share(name, 'received_bytes_per_delivery')}"
                 f" | {middle(runs, 'deliveries_per_s'):,.0f} | {middle(runs, 'loadgen_cpu_us'):.2f}"
                 f" | ≤ {max(run['others_cpu_share'] for run in runs):.0%} |")
     return lines
@@ -111,7 +118,8 @@ in a namespace that compresses. Server pinned to core {scenario['server_core']},
 {scenario['seconds']} s, a fresh server each.
 
 The load generator inflates every delivery and checks its sequence; where that makes it the slower side ("loadgen µs"),
-deliveries/s are its own. The server's CPU is counted in a closed loop and does not depend on it. Bytes on the wire are
+deliveries/s are its own. The server's CPU is what it used in the window for the deliveries in it, also where it waited for
+the load generator. Bytes on the wire are
 those of the TCP stream, frame headers included; on loopback they are copied and not sent, so that CPU saved by sending
 fewer is what copying cost. Memory is the process' own; the kernel's for sockets is not in it. It is read in runs of their own, in which the allocator
 gives back at once what is free and takes no huge pages ({', '.join(f'{key}={value}' for key, value in EXACT_MEMORY.items())}). A rest is {scenario['rest_s']} s.
