@@ -10,7 +10,7 @@
 //! | `shard` | all state of one core; moves values between the stages below |
 //! | `handshake` | 2 admits or refuses an upgrade |
 //! | `connection` | 3 what a connection is at the moment |
-//! | `session`, `subscription`, `ingest_session` | 4 what a client or a backend is and may |
+//! | `session`, `identity`, `opening`, `subscription`, `ingest_session` | 4 what a client or a backend is and may |
 //! | `namespace`, `authorize` | 4 channel name → rules; who may what |
 //! | `route` | 5 channel → owning core |
 //! | `owner`, `dedup` | 6 offset, epoch, history, interested cores, repeated keys |
@@ -43,6 +43,7 @@ pub mod fanout;
 pub mod frame;
 pub mod handshake;
 pub mod history;
+pub mod identity;
 pub mod ids;
 pub mod ingest_session;
 pub mod lane_message;
@@ -52,6 +53,7 @@ mod list;
 pub mod metrics;
 pub mod names;
 pub mod namespace;
+pub mod opening;
 pub mod options;
 pub mod outbox;
 pub mod owner;

@@ -16,12 +16,13 @@ use ringway_wire::ingest::PayloadKind;
 use crate::authorize::{self, SubscribeRight, Who};
 use crate::call::{ChannelAsk, HistoryAsk, Since};
 use crate::deadline::Deadline;
+use crate::identity::Identity;
 use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId};
-use crate::lane_message::{RecoverFrom, Recovery, Subscribed};
+use crate::lane_message::RecoverFrom;
 use crate::namespace::{EventMode, NamespaceId, channel_is_valid};
+use crate::opening::Opening;
 use crate::options::Options;
 use crate::rate::TokenBucket;
-use crate::subscription::Traits;
 use crate::subscriptions::Subscriptions;
 use crate::variant::Variant;
 
@@ -88,115 +89,6 @@ pub enum Stage {
     Open,
     /// Its connect command was answered with an error; it is expected to close.
     Refused,
-}
-
-/// Who a client is, as a token or a backend has said.
-#[derive(Clone, Debug, Default)]
-pub struct Identity {
-    /// User id; empty: anonymous.
-    pub user: Box<str>,
-    /// What few clients have.
-    pub about: Option<Box<About>>,
-    /// When the connection expires.
-    pub expires: Deadline,
-}
-
-/// What is said of few clients.
-#[derive(Clone, Debug, Default)]
-pub struct About {
-    /// JSON that other clients see; empty: none.
-    pub info: Box<[u8]>,
-    /// JSON that only backends see; empty: none.
-    pub meta: Box<[u8]>,
-    /// Id of the token; empty: none.
-    pub token_id: Box<str>,
-}
-
-impl Identity {
-    /// JSON that other clients see; empty: none.
-    pub fn info(&self) -> &[u8] {
-        self.about.as_ref().map_or(&[], |about| &about.info)
-    }
-
-    /// JSON that only backends see; empty: none.
-    pub fn meta(&self) -> &[u8] {
-        self.about.as_ref().map_or(&[], |about| &about.meta)
-    }
-
-    /// Id of the token; empty: none.
-    pub fn token_id(&self) -> &str {
-        self.about.as_ref().map_or("", |about| &about.token_id)
-    }
-
-    /// Replaces all that is said besides the user.
-    pub fn set_about(&mut self, about: About) {
-        let is_empty = about.info.is_empty() && about.meta.is_empty() && about.token_id.is_empty();
-        self.about = (!is_empty).then(|| Box::new(about));
-    }
-}
-
-/// What a connect command that is not answered yet has asked for and found out.
-#[derive(Debug, Default)]
-pub struct Opening {
-    /// Id of the command.
-    pub command: u32,
-    /// Where the client stands in server-side subscriptions.
-    pub known: Vec<Known>,
-    /// Server-side subscriptions that wait for their owners.
-    pub waiting: u32,
-    /// Those that were granted.
-    pub granted: Vec<Granted>,
-    /// Data of the backend for the client.
-    pub data: Box<[u8]>,
-    /// Name of the client's software; kept only where backends are told of connects.
-    pub name: Box<str>,
-    /// Its version; as above.
-    pub version: Box<str>,
-    /// What the client sent along; as above.
-    pub request_data: Box<[u8]>,
-    /// Commands behind the connect command in its message.
-    pub rest: Vec<u8>,
-}
-
-impl Opening {
-    /// Payload bytes of the publications that its answer will carry.
-    pub fn bytes(&self) -> usize {
-        let missed = |granted: &Granted| match &granted.subscribed.recovery {
-            Some(Recovery::Recovered(missed)) => missed.iter().map(|publication| publication.payload().len()).sum(),
-            Some(Recovery::NotRecovered) | None => 0,
-        };
-        self.granted.iter().map(missed).sum()
-    }
-}
-
-/// A position in a server-side subscription, as the client remembers it.
-#[derive(Debug)]
-pub struct Known {
-    /// Full name.
-    pub channel: Box<str>,
-    /// Where.
-    pub from: RecoverFrom,
-}
-
-/// A subscription that an owner has granted, for the answer to the client.
-#[derive(Debug)]
-pub struct Granted {
-    /// Full name.
-    pub channel: Box<str>,
-    /// Whether clients see positions: the channel has history.
-    pub has_position: bool,
-    /// Where the client wanted to resume.
-    pub recover: Option<RecoverFrom>,
-    /// What the owner has said.
-    pub subscribed: Subscribed,
-    /// In which encoding it takes publications.
-    pub variant: Variant,
-    /// What the subscription does.
-    pub traits: Traits,
-    /// When it expires; none: never.
-    pub expires_at_ms: Option<u64>,
-    /// Data for the client; empty: none.
-    pub data: Box<[u8]>,
 }
 
 /// What a connected client's timer does next.

@@ -25,11 +25,13 @@ use super::subscribe::ttl_s;
 use super::{Shard, VERSION};
 use crate::authorize;
 use crate::connection::{Connection, Phase};
+use crate::identity::About;
 use crate::ids::ConnId;
 use crate::lane_message::RecoverFrom;
 use crate::metrics::Metric;
 use crate::namespace::EventMode;
-use crate::session::{About, AskWhat, Granted, Known, Opening, Stage, client_id, epoch};
+use crate::opening::{Granted, Known, Opening};
+use crate::session::{AskWhat, Stage, client_id, epoch};
 use crate::subscription::AnswerTo;
 use crate::tokens::{ConnectClaims, TokenAsk, TokenCheck, TokenError, TokenSubscription};
 

@@ -9,9 +9,10 @@ use ringway_wire::close::CloseReason;
 
 use super::Shard;
 use super::subscribe::ttl_s;
+use crate::identity::About;
 use crate::ids::ConnId;
 use crate::metrics::Metric;
-use crate::session::{About, AskWhat, client_id};
+use crate::session::{AskWhat, client_id};
 use crate::subscription::SubscriptionExtra;
 use crate::tokens::{ConnectClaims, SubscribeClaims, TokenAsk, TokenCheck, TokenError};
 

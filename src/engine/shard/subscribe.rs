@@ -29,8 +29,9 @@ use crate::lane_message::{
 };
 use crate::metrics::Metric;
 use crate::namespace::{EventMode, NamespaceId};
+use crate::opening::Granted;
 use crate::presence::Member;
-use crate::session::{AskWhat, Granted, Right, SubscribeDecision, client_id};
+use crate::session::{AskWhat, Right, SubscribeDecision, client_id};
 use crate::subscription::{
     AnswerTo, Asked, Leaving, Subscription, SubscriptionExtra, Traits, Wants, hears_join_leave, traits_of,
 };

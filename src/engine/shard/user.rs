@@ -10,10 +10,11 @@ use ringway_wire::close::CloseReason;
 use super::Shard;
 use crate::call::{UserCall, UserOrder};
 use crate::connection::{Connection, Phase};
+use crate::identity::About;
 use crate::ids::ConnId;
 use crate::lane_message::{LaneMessage, RecoverFrom, UserPresence};
 use crate::metrics::Metric;
-use crate::session::{About, client_id};
+use crate::session::client_id;
 use crate::slots::Slots;
 use crate::subscription::AnswerTo;
 
