@@ -250,7 +250,8 @@ impl Client {
             // Taken for somebody else, it shows a token of its own.
             3500 => link.refused || outcomes(&[Outcome::Stranger, Outcome::Invalid]),
             4000 => {
-                link.client_id.is_none() && now_ms >= link.began_ms + u64::from(around.plan.limits.connect_timeout_ms)
+                link.client_id.is_none()
+                    && now_ms + EARLY_MS >= link.began_ms + u64::from(around.plan.limits.connect_timeout_ms)
             }
             4001 => orders.disconnected.contains(user),
             4321 => link.pending.values().any(|pending| pending.wish() == Some(Wish::Kick)),

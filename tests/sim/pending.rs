@@ -151,8 +151,12 @@ impl Client {
                 let unrecovered = answer.was_recovering && !answer.recovered;
                 assert!(!(rejects && unrecovered), "an unrecovered subscription for who rejects it: {answer:?}");
                 let Some(link) = &self.link else { return };
-                // Given up before it was answered, and asked for again since: answers come in any order.
-                if link.stays.get(&channel).is_some_and(|stay| stay.command > id) {
+                // Given up before it was answered, and asked for or made by the server since: answers come in any order.
+                let given_up = link
+                    .pending
+                    .range(id..)
+                    .any(|(_, later)| matches!(later, Pending::Unsubscribe { channel: of } if *of == channel));
+                if given_up && link.stays.contains_key(&channel) {
                     return around.ledger.counts.note("overtaken", 1);
                 }
                 let mut ends = claim.and_then(|claim| ends_ms(&claim, sent_ms, around));
