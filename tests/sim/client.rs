@@ -163,9 +163,6 @@ impl Client {
     pub(crate) fn command(&mut self, name: &str, request: Value, pending: Pending) -> Vec<u8> {
         let Some(link) = &mut self.link else { return Vec::new() };
         link.last_command += 1;
-        if std::env::var("SIM_DEBUG").is_ok() {
-            println!("DBG {} sends {} {:?}", link.number, link.last_command, pending);
-        }
         link.pending.insert(link.last_command, pending);
         speech::encode(self.plan.encoding, link.last_command, name, request)
     }
@@ -296,9 +293,6 @@ impl Client {
     }
 
     fn take(&mut self, message: Message, around: &mut Around<'_>) {
-        if std::env::var("SIM_DEBUG").is_ok() {
-            println!("DBG {} {:?}", self.link.as_ref().unwrap().number, message);
-        }
         match message {
             Message::Ping => {
                 let pong: &[u8] = if self.plan.encoding == Encoding::Json { b"{}" } else { b"\0" };

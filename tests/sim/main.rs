@@ -23,6 +23,7 @@ mod decisions;
 mod dice;
 mod hearing;
 mod ledger;
+mod peers;
 mod pending;
 mod phases;
 mod plan;

@@ -165,6 +165,13 @@ impl Plan {
             kinds.extend([Kind::Oldest, Kind::Newest]);
         }
         plan.channels.truncate(1);
+        if plan.slow && dice.one_in(2) {
+            // Nothing but what slow clients may lose, so that they are not closed at once.
+            let lossy = [Kind::Oldest, Kind::Newest];
+            plan.channels = vec![channel_of(dice.pick(&lossy), "first", plan.shards)];
+            kinds = lossy.to_vec();
+            plan.reloads = false;
+        }
         let names = kinds.into_iter().enumerate().map(|(n, kind)| (kind, format!("{n}-{}", dice.below(1_000))));
         let users = USERS.iter().filter(|user| !user.is_empty() && (plan.tokens || plan.connect_asked));
         let personal = users.map(|user| (Kind::Direct, format!("#{user}")));
@@ -177,6 +184,7 @@ impl Plan {
             client.thrifty = dice.one_in(2);
             client.watches = dice.one_in(2);
         }
+        plan.steps *= 2;
         plan.limits.expired_grace_ms = dice.pick(&[200, 25_000]);
         plan.limits.connect_timeout_ms = dice.pick(&[400, 15_000]);
         plan.limits.event_answer_timeout_ms = dice.pick(&[300, 4_000]);
