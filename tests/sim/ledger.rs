@@ -122,7 +122,7 @@ impl Ledger {
             unnumbered: Vec::new(),
             connections: 0,
             large: plan.large,
-            uneven: plan.lossy,
+            uneven: plan.uneven,
             lost: BTreeMap::new(),
             counts: Counts::default(),
             orders: Orders::default(),

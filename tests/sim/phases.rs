@@ -83,8 +83,10 @@ fn client_does(world: &mut World) {
     if world.plan.lossy && !world.dice.one_in(8) {
         what = 100;
     }
-    // Where slow clients are wanted, every second one hardly reads.
-    if world.plan.slow && number.is_multiple_of(2) && what >= 40 && !world.dice.one_in(10) {
+    // Where slow clients are wanted, every second one hardly reads once it has subscribed.
+    let has_something = |world: &World| world.clients[number].link.as_ref().is_some_and(|link| !link.stays.is_empty());
+    let is_slow = world.plan.slow && number.is_multiple_of(2) && has_something(world);
+    if is_slow && what >= 40 && !world.dice.one_in(10) {
         return;
     }
     let bytes = world.dice.pick(&[1, 10, 200, 5_000, usize::MAX, usize::MAX]);

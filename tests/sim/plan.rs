@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) slow: bool,
     /// Payloads of some ten thousand bytes are among the publications.
     pub(crate) large: bool,
+    /// Many payloads are of some hundred bytes.
+    pub(crate) uneven: bool,
     /// Shards stop for a while, so that what is meant for them piles up.
     pub(crate) stalls: bool,
     /// Clients have tokens; without, a backend admits them or everybody may come in.
@@ -124,6 +126,7 @@ impl Plan {
             slow,
             large,
             stalls: lossy || dice.one_in(3),
+            uneven: lossy,
             tokens: false,
             events: false,
             connect_asked: false,
@@ -165,12 +168,13 @@ impl Plan {
             kinds.extend([Kind::Oldest, Kind::Newest]);
         }
         plan.channels.truncate(1);
-        if plan.slow && dice.one_in(2) {
+        let gentle = plan.slow && dice.one_in(2);
+        if gentle {
             // Nothing but what slow clients may lose, so that they are not closed at once.
-            let lossy = [Kind::Oldest, Kind::Newest];
-            plan.channels = vec![channel_of(dice.pick(&lossy), "first", plan.shards)];
-            kinds = lossy.to_vec();
+            plan.channels = vec![channel_of(Kind::Oldest, "first", plan.shards)];
+            kinds = vec![Kind::Oldest, dice.pick(&[Kind::Oldest, Kind::Newest])];
             plan.reloads = false;
+            plan.uneven = true;
         }
         let names = kinds.into_iter().enumerate().map(|(n, kind)| (kind, format!("{n}-{}", dice.below(1_000))));
         let users = USERS.iter().filter(|user| !user.is_empty() && (plan.tokens || plan.connect_asked));
@@ -181,7 +185,7 @@ impl Plan {
         plan.channels.iter_mut().for_each(|channel| channel.rules = channel.kind.rules(plan.numbers));
         for client in &mut plan.clients {
             client.user = if plan.tokens || plan.connect_asked { dice.pick(&USERS) } else { "" };
-            client.thrifty = dice.one_in(2);
+            client.thrifty = gentle || dice.one_in(2);
             client.watches = dice.one_in(2);
         }
         plan.steps *= 2;
