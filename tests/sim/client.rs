@@ -15,6 +15,7 @@ use crate::dice::Dice;
 use crate::ledger::Ledger;
 use crate::pending::{Pending, Wish};
 use crate::plan::{ClientPlan, Plan};
+use crate::rules::Kind;
 use crate::socket::{Arrived, PeerEnd, Socket, client_frame, next_frame, opcode, upgrade_request};
 use crate::speech::{self, Body, Message, Name, Told};
 use crate::stay::Stay;
@@ -136,7 +137,7 @@ impl Client {
         }
         let mut message = Vec::new();
         for _ in 0..around.dice.pick(&[1, 1, 2, 5]) {
-            let channel = around.dice.below(around.plan.channels.len());
+            let channel = any_channel(around);
             let wants = self.link.as_ref().is_some_and(|link| link.wants[channel]);
             let command = match around.dice.below(12) {
                 0..3 => self.publish(channel, around),
@@ -418,5 +419,14 @@ const fn closed_name(code: u16) -> &'static str {
         4001 => "closed by order",
         4321 => "closed by a backend",
         _ => "closed otherwise",
+    }
+}
+
+/// Any channel, and often one about which backends decide.
+fn any_channel(around: &mut Around<'_>) -> usize {
+    let asked = around.plan.channels.iter().position(|channel| channel.kind == Kind::Asked);
+    match asked {
+        Some(asked) if around.dice.one_in(4) => asked,
+        _ => around.dice.below(around.plan.channels.len()),
     }
 }

@@ -50,8 +50,8 @@ pub(crate) struct Plan {
     pub(crate) slow: bool,
     /// Payloads of some ten thousand bytes are among the publications.
     pub(crate) large: bool,
-    /// Many payloads are of some hundred bytes.
-    pub(crate) uneven: bool,
+    /// Slow clients lose publications and are not closed.
+    pub(crate) gentle: bool,
     /// Shards stop for a while, so that what is meant for them piles up.
     pub(crate) stalls: bool,
     /// Clients have tokens; without, a backend admits them or everybody may come in.
@@ -126,7 +126,7 @@ impl Plan {
             slow,
             large,
             stalls: lossy || dice.one_in(3),
-            uneven: lossy,
+            gentle: false,
             tokens: false,
             events: false,
             connect_asked: false,
@@ -168,13 +168,13 @@ impl Plan {
             kinds.extend([Kind::Oldest, Kind::Newest]);
         }
         plan.channels.truncate(1);
-        let gentle = plan.slow && dice.one_in(2);
-        if gentle {
+        if plan.slow && dice.one_in(2) {
             // Nothing but what slow clients may lose, so that they are not closed at once.
             plan.channels = vec![channel_of(Kind::Oldest, "first", plan.shards)];
-            kinds = vec![Kind::Oldest, dice.pick(&[Kind::Oldest, Kind::Newest])];
+            kinds = vec![Kind::Oldest; 5];
+            kinds.push(Kind::Newest);
             plan.reloads = false;
-            plan.uneven = true;
+            plan.gentle = true;
         }
         let names = kinds.into_iter().enumerate().map(|(n, kind)| (kind, format!("{n}-{}", dice.below(1_000))));
         let users = USERS.iter().filter(|user| !user.is_empty() && (plan.tokens || plan.connect_asked));
@@ -185,7 +185,7 @@ impl Plan {
         plan.channels.iter_mut().for_each(|channel| channel.rules = channel.kind.rules(plan.numbers));
         for client in &mut plan.clients {
             client.user = if plan.tokens || plan.connect_asked { dice.pick(&USERS) } else { "" };
-            client.thrifty = gentle || dice.one_in(2);
+            client.thrifty = plan.gentle || dice.one_in(2);
             client.watches = dice.one_in(2);
         }
         plan.steps *= 2;
