@@ -15,6 +15,7 @@ use crate::dice::Dice;
 use crate::ledger::Ledger;
 use crate::pending::{Pending, Wish};
 use crate::plan::{ClientPlan, Plan};
+use crate::rules::Kind;
 use crate::socket::{Arrived, PeerEnd, Socket, client_frame, next_frame, opcode, upgrade_request};
 use crate::speech::{self, Body, Message, Name, Told};
 use crate::stay::Stay;
@@ -136,7 +137,7 @@ impl Client {
         }
         let mut message = Vec::new();
         for _ in 0..around.dice.pick(&[1, 1, 2, 5]) {
-            let channel = around.dice.below(around.plan.channels.len());
+            let channel = any_channel(around);
             let wants = self.link.as_ref().is_some_and(|link| link.wants[channel]);
             let command = match around.dice.below(12) {
                 0..3 => self.publish(channel, around),
@@ -163,9 +164,6 @@ impl Client {
     pub(crate) fn command(&mut self, name: &str, request: Value, pending: Pending) -> Vec<u8> {
         let Some(link) = &mut self.link else { return Vec::new() };
         link.last_command += 1;
-        if std::env::var("SIM_DEBUG").is_ok() {
-            println!("DBG {} sends {} {:?}", link.number, link.last_command, pending);
-        }
         link.pending.insert(link.last_command, pending);
         speech::encode(self.plan.encoding, link.last_command, name, request)
     }
@@ -250,7 +248,8 @@ impl Client {
             // Taken for somebody else, it shows a token of its own.
             3500 => link.refused || outcomes(&[Outcome::Stranger, Outcome::Invalid]),
             4000 => {
-                link.client_id.is_none() && now_ms >= link.began_ms + u64::from(around.plan.limits.connect_timeout_ms)
+                link.client_id.is_none()
+                    && now_ms + EARLY_MS >= link.began_ms + u64::from(around.plan.limits.connect_timeout_ms)
             }
             4001 => orders.disconnected.contains(user),
             4321 => link.pending.values().any(|pending| pending.wish() == Some(Wish::Kick)),
@@ -295,9 +294,6 @@ impl Client {
     }
 
     fn take(&mut self, message: Message, around: &mut Around<'_>) {
-        if std::env::var("SIM_DEBUG").is_ok() {
-            println!("DBG {} {:?}", self.link.as_ref().unwrap().number, message);
-        }
         match message {
             Message::Ping => {
                 let pong: &[u8] = if self.plan.encoding == Encoding::Json { b"{}" } else { b"\0" };
@@ -423,5 +419,14 @@ const fn closed_name(code: u16) -> &'static str {
         4001 => "closed by order",
         4321 => "closed by a backend",
         _ => "closed otherwise",
+    }
+}
+
+/// Any channel, and often one about which backends decide.
+fn any_channel(around: &mut Around<'_>) -> usize {
+    let asked = around.plan.channels.iter().position(|channel| channel.kind == Kind::Asked);
+    match asked {
+        Some(asked) if around.dice.one_in(4) => asked,
+        _ => around.dice.below(around.plan.channels.len()),
     }
 }

@@ -102,6 +102,25 @@ impl Client {
         self.command("subscribe", request, pending)
     }
 
+    /// Subscribes with a good token whose verdict takes a while.
+    pub(crate) fn subscribe_later(&mut self, channel: usize, around: &mut Around<'_>) {
+        let name = &around.plan.channels[channel].name;
+        let claim = Claim::slow(self.plan.user, name);
+        let request = json!({"channel": name, "token": claim.text()});
+        self.change(|link| link.wants[channel] = true);
+        let pending = Pending::Subscribe {
+            channel,
+            ask: None,
+            rejects: false,
+            claim: Some(claim),
+            wish: None,
+            may_be_duplicate: false,
+            sent_ms: around.now_ms,
+        };
+        let command = self.command("subscribe", request, pending);
+        self.send(&command, around);
+    }
+
     pub(crate) fn unsubscribe(&mut self, channel: usize, around: &mut Around<'_>) -> Vec<u8> {
         self.change(|link| link.wants[channel] = false);
         let name = &around.plan.channels[channel].name;

@@ -22,6 +22,7 @@ pub(crate) struct Ledger {
     connections: u64,
     large: bool,
     uneven: bool,
+    gentle: bool,
     /// Times that shard `to` was told that shard `from` lost publications, as (from, to).
     pub(crate) lost: BTreeMap<(usize, usize), u32>,
     /// What the run came to, for the report.
@@ -123,6 +124,7 @@ impl Ledger {
             connections: 0,
             large: plan.large,
             uneven: plan.lossy,
+            gentle: plan.gentle,
             lost: BTreeMap::new(),
             counts: Counts::default(),
             orders: Orders::default(),
@@ -148,6 +150,8 @@ impl Ledger {
         let scrambled = id.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
         let len = match scrambled % 64 {
             0 if self.large => 10_000 + scrambled % 60_000 / 2,
+            // So alike and so long that deltas are worth it.
+            _ if self.gentle => 100 + scrambled % 200,
             1..4 => scrambled % 700,
             4..20 if self.uneven => scrambled % 700,
             _ => scrambled % 40,

@@ -146,13 +146,20 @@ impl Client {
                 self.connected(claim.as_ref(), asks, sent_ms, client, ttl_ms, subs, around);
             }
             (Pending::Subscribe { channel, ask, rejects, claim, wish, sent_ms, .. }, Body::Subscribe(answer)) => {
-                assert!(claim.as_ref().is_none_or(|claim| claim.outcome == Outcome::Good), "{claim:?} was taken");
+                // Taken for somebody else itself, it may show that one's token.
+                let stranger = self.link.as_ref().is_some_and(|link| link.refused);
+                let good = |claim: &Claim| claim.outcome == Outcome::Good || stranger;
+                assert!(claim.as_ref().is_none_or(good), "{claim:?} was taken");
                 assert!(!matches!(wish, Some(Wish::Deny | Wish::Kick)), "granted against a backend's word");
                 let unrecovered = answer.was_recovering && !answer.recovered;
                 assert!(!(rejects && unrecovered), "an unrecovered subscription for who rejects it: {answer:?}");
                 let Some(link) = &self.link else { return };
-                // Given up before it was answered, and asked for again since: answers come in any order.
-                if link.stays.get(&channel).is_some_and(|stay| stay.command > id) {
+                // Given up before it was answered, and asked for or made by the server since: answers come in any order.
+                let given_up = link
+                    .pending
+                    .range(id..)
+                    .any(|(_, later)| matches!(later, Pending::Unsubscribe { channel: of } if *of == channel));
+                if given_up && link.stays.contains_key(&channel) {
                     return around.ledger.counts.note("overtaken", 1);
                 }
                 let mut ends = claim.and_then(|claim| ends_ms(&claim, sent_ms, around));

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use ringway_engine::call::{ChannelAsk, UserOrder};
 use ringway_engine::metrics::Metric;
 
+use crate::client::Client;
 use crate::control::{Expected, subscribe_order, unsubscribe_order};
 use crate::plan::{FOREVER_MS, USERS};
 use crate::rules::Kind;
@@ -44,6 +45,7 @@ pub(crate) fn all(world: &mut World) {
             pass_time(world);
         }
         order_about(world);
+        end_what_is_asked(world);
         final_publications(world);
         compare_members(world);
         compare_events(world);
@@ -81,8 +83,10 @@ fn client_does(world: &mut World) {
     if world.plan.lossy && !world.dice.one_in(8) {
         what = 100;
     }
-    // Where slow clients are wanted, every second one hardly reads.
-    if world.plan.slow && number.is_multiple_of(2) && what >= 40 && !world.dice.one_in(10) {
+    // Where slow clients are wanted, every second one hardly reads once it has subscribed.
+    let has_something = |world: &World| world.clients[number].link.as_ref().is_some_and(|link| !link.stays.is_empty());
+    let is_slow = world.plan.slow && number.is_multiple_of(2) && has_something(world);
+    if is_slow && what >= 40 && !world.dice.one_in(10) {
         return;
     }
     let bytes = world.dice.pick(&[1, 10, 200, 5_000, usize::MAX, usize::MAX]);
@@ -131,6 +135,11 @@ fn backend_does(world: &mut World) {
 
 /// No new work and no faults: everything under way must come to its end.
 fn rest(world: &mut World) {
+    rest_but(world, true);
+}
+
+/// The same, but verdicts about tokens that are under way may stay so.
+fn rest_but(world: &mut World, verdicts: bool) {
     let mut quiet = 0;
     for round in 0..ROUNDS_TO_REST_MAX {
         let mut active = false;
@@ -148,7 +157,7 @@ fn rest(world: &mut World) {
             active |= world.with_backend(number, |backend, around| backend.read(usize::MAX, around)) == Some(true);
             active |= world.with_backend(number, |backend, around| backend.decide(true, around)) == Some(true);
         }
-        while world.give_verdict() {
+        while verdicts && world.give_verdict() {
             active = true;
         }
         active |= world.take_answers();
@@ -173,11 +182,6 @@ fn final_publications(world: &mut World) {
         rest(world);
     }
     for client in &world.clients {
-        if let Some(link) = &client.link
-            && !link.pending.is_empty()
-        {
-            world.dump(link.socket);
-        }
         client.assert_up_to_date(&world.plan, &world.ledger, world.now_ms);
     }
     world.control.assert_answered();
@@ -237,6 +241,31 @@ fn order_about(world: &mut World) {
         rest(world);
         assert_eq!(states(world), [], "{user} was disconnected");
         world.ledger.counts.note("disconnected by order at rest", after.len() as u64);
+    }
+}
+
+/// A subscription is ended while its token is being checked: it must not come about.
+fn end_what_is_asked(world: &mut World) {
+    let channels = 0..world.plan.channels.len();
+    let tokens: Vec<_> = channels.filter(|number| world.plan.channels[*number].kind == Kind::Token).collect();
+    let fits = |client: &Client, channel: usize| {
+        let link = client.link.as_ref().filter(|link| link.client_id.is_some() && !link.said_close);
+        !client.plan.user.is_empty() && link.is_some_and(|link| !link.stays.contains_key(&channel))
+    };
+    let found = tokens.into_iter().find_map(|channel| {
+        let number = world.clients.iter().position(|client| fits(client, channel))?;
+        Some((channel, number))
+    });
+    let Some((channel, number)) = found else { return };
+    let (user, name) = (world.clients[number].plan.user, world.plan.channels[channel].name.clone());
+    world.with_client(number, |client, around| client.subscribe_later(channel, around));
+    rest_but(world, false);
+    world.with_control(|control, around| control.order(user, unsubscribe_order(&name), around));
+    rest_but(world, false);
+    rest(world);
+    if let Some(link) = &world.clients[number].link {
+        assert!(!link.stays.contains_key(&channel), "channel {channel} was ended before it was granted: {link:?}");
+        world.ledger.counts.note("ended while asked", 1);
     }
 }
 

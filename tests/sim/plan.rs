@@ -50,6 +50,8 @@ pub(crate) struct Plan {
     pub(crate) slow: bool,
     /// Payloads of some ten thousand bytes are among the publications.
     pub(crate) large: bool,
+    /// Slow clients lose publications and are not closed.
+    pub(crate) gentle: bool,
     /// Shards stop for a while, so that what is meant for them piles up.
     pub(crate) stalls: bool,
     /// Clients have tokens; without, a backend admits them or everybody may come in.
@@ -124,6 +126,7 @@ impl Plan {
             slow,
             large,
             stalls: lossy || dice.one_in(3),
+            gentle: false,
             tokens: false,
             events: false,
             connect_asked: false,
@@ -165,6 +168,14 @@ impl Plan {
             kinds.extend([Kind::Oldest, Kind::Newest]);
         }
         plan.channels.truncate(1);
+        if plan.slow && dice.one_in(2) {
+            // Nothing but what slow clients may lose, so that they are not closed at once.
+            plan.channels = vec![channel_of(Kind::Oldest, "first", plan.shards)];
+            kinds = vec![Kind::Oldest; 5];
+            kinds.push(Kind::Newest);
+            plan.reloads = false;
+            plan.gentle = true;
+        }
         let names = kinds.into_iter().enumerate().map(|(n, kind)| (kind, format!("{n}-{}", dice.below(1_000))));
         let users = USERS.iter().filter(|user| !user.is_empty() && (plan.tokens || plan.connect_asked));
         let personal = users.map(|user| (Kind::Direct, format!("#{user}")));
@@ -174,9 +185,10 @@ impl Plan {
         plan.channels.iter_mut().for_each(|channel| channel.rules = channel.kind.rules(plan.numbers));
         for client in &mut plan.clients {
             client.user = if plan.tokens || plan.connect_asked { dice.pick(&USERS) } else { "" };
-            client.thrifty = dice.one_in(2);
+            client.thrifty = plan.gentle || dice.one_in(2);
             client.watches = dice.one_in(2);
         }
+        plan.steps *= 2;
         plan.limits.expired_grace_ms = dice.pick(&[200, 25_000]);
         plan.limits.connect_timeout_ms = dice.pick(&[400, 15_000]);
         plan.limits.event_answer_timeout_ms = dice.pick(&[300, 4_000]);

@@ -47,6 +47,12 @@ impl Claim {
         Claim { user: user.to_owned(), channels, ttl_ms, outcome, later: dice.one_in(2) }
     }
 
+    /// A good one whose verdict takes a while.
+    pub(crate) fn slow(user: &str, channel: &str) -> Self {
+        let channels = vec![channel.to_owned()];
+        Claim { user: user.to_owned(), channels, ttl_ms: None, outcome: Outcome::Good, later: true }
+    }
+
     pub(crate) fn text(&self) -> String {
         let outcome = OUTCOMES.iter().position(|outcome| *outcome == self.outcome);
         json!({
