@@ -82,6 +82,7 @@ miri:
 # Licences, duplicate and banned crates, sources; see deny.toml on advisories.
 deny:
 	@command -v cargo-deny >/dev/null || cargo install cargo-deny --locked
+	cargo fetch --locked --quiet
 	cargo deny --offline check licenses bans sources
 
 # RATE=publications per second in all (15000).

@@ -156,7 +156,8 @@ mod tests {
                 prop_assert_eq!(list.iter_mut().count(), model.len());
                 prop_assert_eq!((list.len(), list.is_empty()), (model.len(), model.is_empty()));
                 for (index, slot) in model.iter().enumerate() {
-                    prop_assert_eq!((list[index].local.slot, (&mut list[index]).local.slot), (*slot, *slot));
+                    list[index].joined(*slot);
+                    prop_assert_eq!(list[index].local.slot, *slot);
                 }
             }
         }
