@@ -179,6 +179,23 @@ impl Client {
         }
     }
 
+    /// Subscribes to all channels with members, or leaves one in three of them.
+    pub(crate) fn crowd(&mut self, joins: bool, around: &mut Around<'_>) {
+        for channel in 0..around.plan.channels.len() {
+            let Some(link) = self.link.as_ref().filter(|link| link.client_id.is_some() && !link.refused) else {
+                return;
+            };
+            let (has, wants) = (link.stays.contains_key(&channel), link.wants[channel]);
+            let command = match joins {
+                _ if !around.plan.channels[channel].rules.presence || link.said_close => continue,
+                true if !has && !wants => self.subscribe(channel, around),
+                false if has && around.dice.one_in(3) => self.unsubscribe(channel, around),
+                _ => continue,
+            };
+            self.send(&command, around);
+        }
+    }
+
     /// Reads up to `bytes` of what has arrived. False: there was nothing to read and nothing to find out.
     pub(crate) fn read(&mut self, bytes: usize, around: &mut Around<'_>) -> bool {
         let Some(link) = &mut self.link else { return false };

@@ -106,12 +106,14 @@ struct Channel {
     lasting: bool,
     /// A backend decides about clients' publishes, in any order.
     asked: bool,
+    /// A publish may be refused, and taken when it is sent again behind others.
+    fleeting: bool,
 }
 
 impl Channel {
     fn new(kind: Kind, plan: &Plan) -> Self {
         let lasting = plan.numbers.history_lasts && kind != Kind::Fleeting;
-        Channel { lasting, asked: kind == Kind::Asked, ..Channel::default() }
+        Channel { lasting, asked: kind == Kind::Asked, fleeting: kind == Kind::Fleeting, ..Channel::default() }
     }
 }
 
@@ -249,7 +251,7 @@ impl Ledger {
                 let accepted = channel.accepted;
                 assert!(tops >= accepted, "channel {number}: {accepted} publishes accepted, {tops} offsets given");
             }
-            for places in channel.epochs.values() {
+            for places in channel.epochs.values().filter(|_| !channel.fleeting) {
                 let mut newest: BTreeMap<u64, Id> = BTreeMap::new();
                 let in_order = |id: &&Id| !(channel.asked && self.published[**id as usize].client.is_some());
                 for id in places.iter().flatten().filter(in_order) {

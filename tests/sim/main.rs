@@ -53,6 +53,7 @@ const MET: &[(&str, u64)] = &[
     ("presence compared", 150),
     ("members compared", 40),
     ("rosters compared", 20),
+    ("crowds compared", 10),
     // Server-side subscriptions and orders about users.
     ("server-side stays", 500),
     ("orders for several shards", 100),

@@ -44,8 +44,12 @@ pub(crate) fn all(world: &mut World) {
         if world.dice.one_in(3) {
             pass_time(world);
         }
+        gather(world);
         order_about(world);
         end_what_is_asked(world);
+        // Changes of a crowd wait for the end of their interval.
+        world.now_ms += 1_000;
+        rest(world);
         final_publications(world);
         compare_members(world);
         compare_events(world);
@@ -140,6 +144,7 @@ fn rest(world: &mut World) {
 
 /// The same, but verdicts about tokens that are under way may stay so.
 fn rest_but(world: &mut World, verdicts: bool) {
+    world.assert_bounds();
     let mut quiet = 0;
     for round in 0..ROUNDS_TO_REST_MAX {
         let mut active = false;
@@ -202,6 +207,22 @@ fn final_publications(world: &mut World) {
 fn pass_time(world: &mut World) {
     for _ in 0..40 {
         world.now_ms += 1_000;
+        rest(world);
+    }
+}
+
+/// Everybody comes, and many go again: channels with members have some.
+fn gather(world: &mut World) {
+    for number in 0..world.clients.len() {
+        if world.clients[number].link.is_none() {
+            world.connect_client(number);
+        }
+    }
+    rest(world);
+    for joins in [true, false] {
+        for number in 0..world.clients.len() {
+            world.with_client(number, |client, around| client.crowd(joins, around));
+        }
         rest(world);
     }
 }
@@ -287,16 +308,21 @@ fn compare_members(world: &mut World) {
             .map(|(client, link)| (link.client_id.clone().expect("it is in"), client.plan.user.to_owned()))
             .collect();
         let clients: BTreeSet<_> = there.iter().map(|(client, _)| client.clone()).collect();
-        let mut compared = 0;
+        let (mut compared, mut summaries) = (0, 0);
         for (_, link) in links() {
             let Some(roster) = link.stays.get(&channel).and_then(|stay| stay.roster.as_ref()) else { continue };
             let Some(members) = roster.members() else {
                 assert!(roster.is_partial(), "a watcher of channel {channel} never learned who is there");
+                if kind == Kind::Big && world.plan.numbers.coalesce {
+                    roster.assert_last_is_true(&clients);
+                    summaries += 1;
+                }
                 continue;
             };
             assert_eq!(*members, clients, "what {:?} was told of channel {channel}", link.client_id);
             compared += 1;
         }
+        world.ledger.counts.note("crowds compared", summaries);
         world.ledger.counts.note("rosters compared", compared);
         for ask in [ChannelAsk::Presence, ChannelAsk::PresenceStats] {
             let expected = Expected::Members(there.clone());

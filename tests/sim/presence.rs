@@ -15,6 +15,8 @@ pub(crate) struct Roster {
     answered: Option<BTreeSet<String>>,
     /// Some changes are not told.
     partial: bool,
+    /// The last that was heard of anybody.
+    last: Option<(String, bool)>,
 }
 
 impl Roster {
@@ -24,6 +26,7 @@ impl Roster {
 
     /// A client came (`there`) or went.
     pub(crate) fn told(&mut self, client: &str, there: bool) {
+        self.last = Some((client.to_owned(), there));
         let before = self.heard.insert(client.to_owned(), there);
         assert!(self.partial || before != Some(there), "{client} was told twice of, there: {there}");
         if let Some(answered) = &mut self.answered {
@@ -43,6 +46,13 @@ impl Roster {
     /// Who is there; none: it has not asked, or is not told of everyone.
     pub(crate) fn members(&self) -> Option<&BTreeSet<String>> {
         self.answered.as_ref().filter(|_| !self.partial)
+    }
+
+    /// Nothing is under way, and whatever waited was told: what was heard last is still so, whatever was left out.
+    pub(crate) fn assert_last_is_true(&self, members: &BTreeSet<String>) {
+        if let Some((client, there)) = &self.last {
+            assert_eq!(members.contains(client), *there, "the last that was told, of {client}, is not so: {members:?}");
+        }
     }
 
     /// Whether some changes are not told.

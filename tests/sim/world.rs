@@ -422,6 +422,15 @@ impl World {
         lanes || sockets || self.nodes.iter_mut().any(|node| node.shard.lanes().spill_bytes() > 0)
     }
 
+    /// What is kept for backends is bounded, whatever they do.
+    pub(crate) fn assert_bounds(&mut self) {
+        let max = u64::from(self.plan.limits.events_pending_max);
+        for (core, node) in self.nodes.iter_mut().enumerate() {
+            let pending = node.shard.metrics().get(Metric::EventsPending);
+            assert!(pending <= max, "shard {core} keeps {pending} events of at most {max}");
+        }
+    }
+
     /// Tells every shard to end.
     pub(crate) fn shut_down(&mut self) {
         for node in &mut self.nodes {
