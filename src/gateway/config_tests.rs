@@ -357,7 +357,9 @@ fn defaults_let_nobody_in() {
     assert!(access.uni_websocket_path.is_empty() && !access.deflate && !access.personal_channel && !access.rpc_events);
     assert_eq!(access.connect_events, EventMode::Off);
     let (_, namespace) = config.namespaces.resolve("news").expect("the default namespace");
-    assert_eq!((namespace.subscribe, namespace.publish), (Allow::Backend, Allow::Backend));
+    // A subscription token needs a key, and there is none.
+    assert!(!config.auth.has_keys());
+    assert_eq!((namespace.subscribe, namespace.publish), (Allow::Token, Allow::Backend));
     assert_eq!((namespace.read_presence, namespace.read_history), (Allow::Backend, Allow::Backend));
     assert!(config.namespaces.resolve("other:news").is_none());
     assert!((1..=SHARDS_MAX).contains(&config.shards));
@@ -410,7 +412,7 @@ fn namespaces_come_from_the_file() {
     assert_eq!((chat.history_size, chat.history_ttl_ms, chat.recovery), (10, 60_000, true));
     assert_eq!((chat.subscribe, chat.publish), (Allow::Anyone, Allow::Backend));
     let (_, raw) = config.namespaces.resolve("raw:1").expect("named");
-    assert_eq!((raw.payload, raw.subscribe), (ringway_wire::ingest::PayloadKind::Bytes, Allow::Backend));
+    assert_eq!((raw.payload, raw.subscribe), (ringway_wire::ingest::PayloadKind::Bytes, Allow::Token));
     assert!(config.namespaces.resolve("other:1").is_none());
 
     let twice = "[[namespaces]]\nname = \"a\"\n[[namespaces]]\nname = \"a\"\n";
