@@ -350,16 +350,11 @@ impl Client {
         if let Pending::Subscribe { channel, .. } = pending {
             link.refusals.insert(channel);
         }
-        match pending {
-            Pending::Subscribe { channel, .. } if !link.stays.contains_key(&channel) && !link.asks(channel) => {
-                link.wants[channel] = false;
-            }
-            Pending::Presence { channel, asks: true } if code == 106 => {
-                if let Some(stay) = link.stays.get_mut(&channel) {
-                    stay.wants_presence = true;
-                }
-            }
-            _ => {}
+        if let Pending::Subscribe { channel, .. } = pending
+            && !link.stays.contains_key(&channel)
+            && !link.asks(channel)
+        {
+            link.wants[channel] = false;
         }
     }
 

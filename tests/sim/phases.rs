@@ -312,8 +312,10 @@ fn compare_members(world: &mut World) {
         for (_, link) in links() {
             let Some(roster) = link.stays.get(&channel).and_then(|stay| stay.roster.as_ref()) else { continue };
             let Some(members) = roster.members() else {
-                assert!(roster.is_partial(), "a watcher of channel {channel} never learned who is there");
-                if kind == Kind::Big && world.plan.numbers.coalesce {
+                // Where outboxes are small the answer may not have fit.
+                let may_not_know = roster.is_partial() || world.plan.slow;
+                assert!(may_not_know, "a watcher of channel {channel} never learned who is there");
+                if roster.is_partial() && kind == Kind::Big && world.plan.numbers.coalesce {
                     roster.assert_last_is_true(&clients);
                     summaries += 1;
                 }
