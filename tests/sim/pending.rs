@@ -349,12 +349,9 @@ impl Client {
         let Some(link) = &mut self.link else { return };
         if let Pending::Subscribe { channel, .. } = pending {
             link.refusals.insert(channel);
-        }
-        if let Pending::Subscribe { channel, .. } = pending
-            && !link.stays.contains_key(&channel)
-            && !link.asks(channel)
-        {
-            link.wants[channel] = false;
+            if !link.stays.contains_key(&channel) && !link.asks(channel) {
+                link.wants[channel] = false;
+            }
         }
     }
 
