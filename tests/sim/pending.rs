@@ -349,17 +349,9 @@ impl Client {
         let Some(link) = &mut self.link else { return };
         if let Pending::Subscribe { channel, .. } = pending {
             link.refusals.insert(channel);
-        }
-        match pending {
-            Pending::Subscribe { channel, .. } if !link.stays.contains_key(&channel) && !link.asks(channel) => {
+            if !link.stays.contains_key(&channel) && !link.asks(channel) {
                 link.wants[channel] = false;
             }
-            Pending::Presence { channel, asks: true } if code == 106 => {
-                if let Some(stay) = link.stays.get_mut(&channel) {
-                    stay.wants_presence = true;
-                }
-            }
-            _ => {}
         }
     }
 

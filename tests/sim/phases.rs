@@ -47,10 +47,8 @@ pub(crate) fn all(world: &mut World) {
         gather(world);
         order_about(world);
         end_what_is_asked(world);
-        // Changes of a crowd wait for the end of their interval.
-        world.now_ms += 1_000;
-        rest(world);
         final_publications(world);
+        tell_crowds(world);
         compare_members(world);
         compare_events(world);
     } else {
@@ -190,8 +188,7 @@ fn final_publications(world: &mut World) {
         client.assert_up_to_date(&world.plan, &world.ledger, world.now_ms);
     }
     world.control.assert_answered();
-    let stays: usize =
-        world.clients.iter().filter_map(|client| client.link.as_ref()).map(|link| link.stays.len()).sum();
+    let stays = stays(world);
     assert_eq!(world.total(Metric::SubscriptionsOpen), stays as u64, "subscriptions, and what clients believe");
     let (skipped, dropped) = (
         world.ledger.counts.tally.get("skipped").copied().unwrap_or(0),
@@ -209,6 +206,23 @@ fn pass_time(world: &mut World) {
         world.now_ms += 1_000;
         rest(world);
     }
+}
+
+/// Changes of a crowd wait for the end of their interval: time passes until one goes by in which nobody came or went.
+fn tell_crowds(world: &mut World) {
+    loop {
+        let before = stays(world);
+        world.now_ms += 150;
+        rest(world);
+        if stays(world) == before {
+            return;
+        }
+    }
+}
+
+/// Subscriptions that clients believe in.
+fn stays(world: &World) -> usize {
+    world.clients.iter().filter_map(|client| client.link.as_ref()).map(|link| link.stays.len()).sum()
 }
 
 /// Everybody comes, and many go again: channels with members have some.
@@ -312,8 +326,10 @@ fn compare_members(world: &mut World) {
         for (_, link) in links() {
             let Some(roster) = link.stays.get(&channel).and_then(|stay| stay.roster.as_ref()) else { continue };
             let Some(members) = roster.members() else {
-                assert!(roster.is_partial(), "a watcher of channel {channel} never learned who is there");
-                if kind == Kind::Big && world.plan.numbers.coalesce {
+                // Where outboxes are small the answer may not have fit.
+                let may_not_know = roster.is_partial() || world.plan.slow;
+                assert!(may_not_know, "a watcher of channel {channel} never learned who is there");
+                if roster.is_partial() && kind == Kind::Big && world.plan.numbers.coalesce {
                     roster.assert_last_is_true(&clients);
                     summaries += 1;
                 }
