@@ -43,9 +43,6 @@ use world::World;
 
 /// Seeds of a normal run; unoptimised builds are slower, so they do fewer.
 const SEEDS: u64 = if cfg!(debug_assertions) { 100 } else { 1_000 };
-
-/// Of runs with the whole protocol, which take longer.
-const SEEDS_WHOLE: u64 = SEEDS * 6 / 10;
 /// What runs with the whole protocol must meet, and how often at least in a hundred of them; about a third of what they
 /// do meet.
 const MET: &[(&str, u64)] = &[
@@ -70,7 +67,7 @@ const MET: &[(&str, u64)] = &[
     ("subscription tokens refused", 10),
     ("closed for a token", 15),
     ("closed expired", 10),
-    ("subscriptions expired", 3),
+    ("subscriptions expired", 1),
     ("refreshed", 8),
     ("closed before connected", 5),
     // Kinds of channels and subscriptions.
@@ -83,7 +80,7 @@ const MET: &[(&str, u64)] = &[
     // Events and decisions.
     ("events", 1_500),
     ("events again", 40),
-    ("publishes denied", 3),
+    ("publishes denied", 1),
     ("rpc", 3),
     ("closed by a backend", 3),
     ("asks timed out", 50),
@@ -111,7 +108,7 @@ fn every_order_of_deliveries_keeps_every_promise() {
 
 #[test]
 fn the_whole_protocol_keeps_what_clients_believe() {
-    let (sum, seeds) = run_all("whole", SEEDS_WHOLE, Plan::whole);
+    let (sum, seeds) = run_all("whole", SEEDS, Plan::whole);
     for (what, least) in MET.iter().filter(|_| seeds >= MET_SEEDS) {
         let (times, least) = (sum.tally.get(what).copied().unwrap_or(0), least * seeds / 100);
         assert!(times >= least, "{what}: {times} times, not {least}: {sum:#?}");
