@@ -357,7 +357,9 @@ impl Client {
 
     /// Whether the server may have made a subscription that the client has not heard of.
     fn may_be_subscribed(&self, channel: usize, around: &Around<'_>) -> bool {
-        let ordered = around.ledger.orders.subscribed.contains(&(self.plan.user.to_owned(), channel));
+        // Or it has ended a subscription before it was granted, and the client has asked again.
+        let (orders, of_user) = (&around.ledger.orders, (self.plan.user.to_owned(), channel));
+        let ordered = orders.subscribed.contains(&of_user) || orders.unsubscribed.contains(&of_user);
         let Some(link) = &self.link else { return false };
         ordered || link.granted_or_personal(channel, around.plan)
     }

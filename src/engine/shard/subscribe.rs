@@ -371,7 +371,12 @@ impl Shard {
         let has_position = self.options.namespaces.get(channel.namespace).history_size > 0;
         let (name, form) = (channel.name.clone(), subscription.variant.form());
         let unrecovered = |granted: &Subscribed| matches!(granted.recovery, Some(Recovery::NotRecovered));
+        // Ended by an order before it was granted, and since then there is another one: to end this one with a push
+        // would end that one for the client.
+        let live = self.session(conn).and_then(|session| session.subscription(local));
+        let superseded = live.is_some() && matches!(leaving, Some(Leaving::Server { .. }));
         let refusal = match &subscribed {
+            _ if superseded => Some(ClientError::AlreadySubscribed),
             None => Some(ClientError::TooManyRequests),
             Some(granted) if reject_unrecovered && unrecovered(granted) => Some(ClientError::UnrecoverablePosition),
             Some(_) => None,
@@ -397,7 +402,7 @@ impl Shard {
         }
         match &leaving {
             Some(Leaving::Command(id)) => ReplyWriter::resume(form, &mut self.replies).unsubscribe(*id),
-            Some(Leaving::Server { code, reason }) if matches!(answer_to, AnswerTo::Command(_)) => {
+            Some(Leaving::Server { code, reason }) if !superseded && matches!(answer_to, AnswerTo::Command(_)) => {
                 self.pushes(conn).push_unsubscribe(&name, *code, reason);
             }
             Some(Leaving::Server { .. }) | None => {}

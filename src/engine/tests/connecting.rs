@@ -468,3 +468,28 @@ fn backends_hear_of_a_client_before_its_subscriptions_and_of_the_end_of_both() {
     world.shard.handle(Input::LaneLost { from: CoreId(1) });
     assert_eq!(world.events(), [Unsubscribe, Disconnect]);
 }
+
+#[test]
+fn a_subscription_ended_before_it_was_granted_does_not_end_the_one_that_followed() {
+    let mut world = World::new();
+    let channel = &foreign(1)[0];
+    world.says("{\"id\":1,\"connect\":{\"token\":\"t\"}}");
+    world.admit("anne", &[]);
+    world.says(&format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"{channel}\",\"token\":\"t\"}}}}"));
+    world.reads();
+    let subscription = TokenSubscription { channel: channel.as_str().into(), ..Default::default() };
+    world.order("anne", UserOrder::Unsubscribe { channel: channel.as_str().into(), code: 2000, reason: "no".into() });
+    world.order("anne", UserOrder::Subscribe { subscription: subscription.clone(), recover: None });
+    let ordered = world.asked();
+    world.grant(ordered[0].1, ordered[0].2, 7);
+    starts(&world.reads(), &["\"subscribe\":"]);
+    let claims = SubscribeClaims { user: "anne".into(), subscription, ..Default::default() };
+    world.checked(2, Verdict::Subscribe(Ok(claims)));
+    let asked = world.asked();
+    assert!(!asked[0].3, "what is to end is no member");
+    world.grant(asked[0].1, asked[0].2, 7);
+    let lines = world.reads();
+    starts(&lines, &["{\"id\":2,\"error\":{\"code\":105"]);
+    world.deliver(channel, ordered[0].2, 8);
+    starts(&world.reads(), &["\"offset\":8"]);
+}
