@@ -118,7 +118,7 @@ impl Denied {
     }
 
     /// The error that answers the client's command: code, message, temporary. None: the connection is closed instead.
-    /// Without a backend a connect is refused for now, anything else for good: nobody serves it.
+    /// That nobody could be asked is our trouble, and the client tries again.
     pub fn error(&self, kind: EventKind) -> Option<(u32, &str, bool)> {
         let known = match self {
             Denied::Error { code, message, temporary } => return Some((*code, message, *temporary)),
@@ -126,7 +126,10 @@ impl Denied {
             Denied::Timeout => ClientError::Internal,
             Denied::Busy => ClientError::TooManyRequests,
             Denied::NoBackend if kind == EventKind::Connect => ClientError::Internal,
-            Denied::NoBackend => ClientError::NotAvailable,
+            Denied::NoBackend => {
+                let error = ClientError::NotAvailable;
+                return Some((error.code(), error.text(), true));
+            }
         };
         Some((known.code(), known.text(), known.temporary()))
     }
@@ -395,7 +398,7 @@ mod tests {
         let error = |denied: Denied, kind| denied.error(kind).map(|(code, _, temporary)| (code, temporary));
         assert_eq!(error(Denied::Timeout, EventKind::Rpc), Some((100, true)));
         assert_eq!(error(AskError::Busy.into(), EventKind::Rpc), Some((111, true)));
-        assert_eq!(error(AskError::NoBackend.into(), EventKind::Rpc), Some((108, false)));
+        assert_eq!(error(AskError::NoBackend.into(), EventKind::Rpc), Some((108, true)));
         assert_eq!(error(AskError::NoBackend.into(), EventKind::Connect), Some((100, true)));
         assert_eq!(error(AskError::TooLarge.into(), EventKind::Rpc), Some((106, false)));
         assert_eq!(error(Denied::Disconnect { code: 4_000, reason: "x".into() }, EventKind::Rpc), None);

@@ -6,6 +6,7 @@
 
 use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::reply::{ClientError, ReplyWriter};
+use ringway_wire::ingest::EventKind;
 
 use super::Shard;
 use super::connect::Refusal;
@@ -80,29 +81,21 @@ impl Shard {
     /// Answers a command with a backend's refusal.
     pub(super) fn deny(&mut self, conn: ConnId, form: Form, command: u32, denied: &Denied) {
         self.metrics.add(Metric::CommandErrors, 1);
-        let mut writer = ReplyWriter::resume(form, &mut self.replies);
-        match denied {
-            Denied::Error { code, message, temporary } => writer.error_custom(command, *code, message, *temporary),
-            Denied::Timeout => writer.error(command, ClientError::Internal),
-            Denied::Busy => writer.error_temporary(command, ClientError::TooManyRequests),
-            Denied::NoBackend => writer.error_temporary(command, ClientError::NotAvailable),
-            Denied::Disconnect { code, reason } => self.close_with(conn, *code, reason),
+        if let Denied::Disconnect { code, reason } = denied {
+            return self.close_with(conn, *code, reason);
+        }
+        // All commands but connect are alike here.
+        if let Some((code, message, temporary)) = denied.error(EventKind::Rpc) {
+            ReplyWriter::resume(form, &mut self.replies).error_custom(command, code, message, temporary);
         }
     }
 
     pub(super) fn connect_denied(&mut self, conn: ConnId, denied: Denied) {
-        match denied {
-            Denied::Disconnect { code, reason } => self.close_with(conn, code, &reason),
-            Denied::Error { code, message, temporary } => {
-                self.refuse_connect(conn, &Refusal { code, message: &message, temporary });
-            }
-            // Nobody could be asked: that is our trouble, and the client comes back.
-            Denied::Timeout | Denied::NoBackend => {
-                self.refuse_connect(conn, &Refusal::of(ClientError::Internal));
-            }
-            Denied::Busy => {
-                self.refuse_connect(conn, &Refusal::of(ClientError::TooManyRequests));
-            }
+        if let Denied::Disconnect { code, reason } = &denied {
+            return self.close_with(conn, *code, reason);
+        }
+        if let Some((code, message, temporary)) = denied.error(EventKind::Connect) {
+            self.refuse_connect(conn, &Refusal { code, message, temporary });
         }
     }
 
