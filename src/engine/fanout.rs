@@ -243,6 +243,18 @@ impl Fanouts {
         self.channels.remove(local.slot, local.generation).map(|channel| channel.name)
     }
 
+    /// The rules have been replaced: looks every channel's namespace up again. A name that has none any more keeps its
+    /// last one.
+    pub fn rules_changed(&mut self, namespaces: &Namespaces) {
+        for slot in 0..self.channels.slots() {
+            if let Some(channel) = self.channels.at_mut(slot)
+                && let Some((namespace, _)) = namespaces.resolve(&channel.name)
+            {
+                channel.namespace = namespace;
+            }
+        }
+    }
+
     /// Every channel on this core.
     pub fn iter(&self) -> impl Iterator<Item = (LocalChannelId, &Channel)> {
         (0..self.channels.slots()).filter_map(|slot| {
@@ -664,5 +676,23 @@ mod tests {
         assert_eq!(lists(&world), 2, "not while something waits");
         world.end();
         assert_eq!(lists(&world), 1);
+    }
+
+    #[test]
+    fn channels_follow_the_rules_that_are_loaded_for_their_prefix() {
+        let load = |named| Namespaces::new(Namespace::closed(""), named).expect("sound").with_catch_all(true);
+        let before = load(alloc::vec![]);
+        let mut fanouts = Fanouts::new(1, 1 << 20);
+        let (default, _) = before.resolve("chat:1").expect("caught by the default");
+        let local = fanouts.follow("chat:1", default);
+        let after = before.reloaded(load(alloc::vec![Namespace::closed("chat")])).expect("sound");
+        fanouts.rules_changed(&after);
+        let (chat, _) = after.resolve("chat:1").expect("named");
+        assert_ne!(chat, default);
+        assert_eq!(fanouts.get(local).map(|channel| channel.namespace), Some(chat));
+        // The prefix has no rules any more: the last ones go on.
+        let gone = Namespaces::new(Namespace::closed(""), alloc::vec![]).expect("sound");
+        fanouts.rules_changed(&after.reloaded(gone).expect("sound"));
+        assert_eq!(fanouts.get(local).map(|channel| channel.namespace), Some(chat));
     }
 }

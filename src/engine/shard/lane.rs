@@ -75,6 +75,7 @@ impl Shard {
 
     /// New rules hold from here on; channels that this core owns follow when they are next used, or swept.
     fn rules_changed(&mut self, rules: Arc<Namespaces>) {
+        self.fanouts.rules_changed(&rules);
         self.options.namespaces = rules;
         let (owner, _) = self.owner();
         owner.rules_changed();
