@@ -5,7 +5,7 @@ In: a scenario file, the built programs, a network namespace of our own (bench/m
 --save a dated pair of files in bench/results.
 
 Every connection has a token and a user id of its own, one subscription to the same channel, and answers pings. Memory is the
-process' own; the kernel's for sockets is not in it and stands apart. CPU of opening is from the first connect to the last
+process' own; the kernel's for sockets is not in it. CPU of opening is from the first connect to the last
 answer to a subscribe. CPU of idling is counted over the rest with all connections open and nothing but pings. The publication
 is the first that the server sees.
 """
@@ -22,7 +22,6 @@ SETTINGS = {
     "net/core/somaxconn": "65535",
     "net/ipv4/tcp_max_syn_backlog": "65535",
 }
-SLAB_CACHES = ["TCP", "sock_inode_cache", "filp", "dentry", "tw_sock_TCP", "request_sock_TCP", "kmalloc-256"]
 
 
 def prepare_namespace():

@@ -196,7 +196,7 @@ fn fanout(options: &FanoutOptions) -> Result<Report, String> {
     let seconds = window.end(common, &mut report, deliveries, "server_cpu_us_per_delivery")?;
     // Before the rest, in which pings come.
     coordinator.report(Some(published), &mut merged)?;
-    memory.rested("loaded", &mut coordinator)?;
+    memory.rested("loaded", &mut coordinator, &mut publisher)?;
     memory.finish(&mut report, clients.connections);
     report.row("publications", published);
     report.row("window_deliveries", deliveries);

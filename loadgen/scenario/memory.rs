@@ -19,8 +19,12 @@ use serde_json::{Map, Value, json};
 use super::Load;
 use crate::coordinator::Coordinator;
 use crate::options::Common;
+use crate::publisher::Publisher;
 use crate::report::Report;
 use crate::server_cost::Cost;
+
+/// How often a resting publisher looks for pings; far below every time-out of a server.
+const PUBLISHER_LOOK: Duration = Duration::from_secs(1);
 
 /// See the file's header. Without a rest it reads nothing.
 pub(super) struct MemoryLog {
@@ -60,20 +64,28 @@ impl MemoryLog {
         if !self.measures() {
             return Ok(true);
         }
-        self.rested("opened", load.coordinator)?;
+        self.rested("opened", load.coordinator, load.publisher)?;
         let whole = load.once()?;
         self.read("received", None)?;
-        self.rested("received_rested", load.coordinator)?;
+        self.rested("received_rested", load.coordinator, load.publisher)?;
         Ok(whole)
     }
 
-    /// A rest, and a reading.
-    pub(super) fn rested(&mut self, moment: &'static str, coordinator: &mut Coordinator) -> Result<(), String> {
+    /// A rest, in which the publisher answers pings, and a reading.
+    pub(super) fn rested(
+        &mut self,
+        moment: &'static str,
+        coordinator: &mut Coordinator,
+        publisher: &mut Publisher,
+    ) -> Result<(), String> {
         if !self.measures() {
             return Ok(());
         }
         let (begun, before) = (Instant::now(), Cost::read(&self.pids)?);
-        coordinator.hold(self.rest)?;
+        while let Some(left) = self.rest.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
+            coordinator.hold(left.min(PUBLISHER_LOOK))?;
+            publisher.flush()?;
+        }
         self.read(moment, Some((begun, &before)))
     }
 
