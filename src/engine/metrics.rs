@@ -151,6 +151,7 @@ metrics! {
     LaneWakes = Counter "ringway_lane_wakes_total" "" "Times this shard woke a sleeping shard.";
     Turns = Counter "ringway_loop_turns_total" "" "Turns of the loop.";
     TurnSleeps = Counter "ringway_loop_sleeps_total" "" "Turns that waited in the kernel.";
+    TurnsLate = Counter "ringway_loop_turns_late_total" "" "Turns that came over a second behind the one before: this shard had too little of its core. Nobody is closed for a missing pong for pong_timeout_ms behind one.";
     CqOverflows = Counter "ringway_ring_cq_overflows_total" "" "Turns that found the completion queue overflowed; multishots were re-armed.";
     MultishotRearms = Counter "ringway_ring_multishot_rearms_total" "" "Accept and poll multishots that ended and were armed again.";
     LateCompletions = Counter "ringway_ring_late_completions_total" "" "Completions for a connection slot that had been reused.";
