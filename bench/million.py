@@ -55,6 +55,8 @@ def table(result):
         ("… when each had received one publication", each("received")),
         ("… after a rest", each("received_rested")),
         ("… behind the load and a rest", each("loaded")),
+        ("kernel: bytes of small objects per connection, both ends, whatever else ran included",
+         f"{memory['opened']['kernel_slab_bytes_per_connection']:,.0f}"),
         ("resident bytes of the server with no connection", f"{memory['before']['resident_bytes']:,}"),
         ("server CPU of idle, pinged connections, cores", f"{memory['opened']['cores']:.3f}"),
         ("opening: connections/s", f"{result['opened_per_s']:,.0f}"),
