@@ -21,6 +21,7 @@
 //! | `closing` | every way in which a connection ends |
 //! | `slow` | what is dropped for connections that read too slowly |
 
+mod ask_owner;
 mod asked;
 mod closing;
 mod command;
