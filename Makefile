@@ -11,6 +11,8 @@
 #   make bench-direct           10,000 channels of one subscriber: what a message to one client costs, beside the floor and Bun
 #   make bench-cores            the same work on one shard and on two, beside the floor
 #   make bench-million          a million idle connections and publications to all, beside the floor (root; 24 GiB; some minutes)
+#   make bench-two-million      the same with two million (16 GiB of the kernel's)
+#   make bench-tuning           what each setting of tuning/99-ringway.conf does (root)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -23,7 +25,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -117,6 +119,12 @@ bench-cores: tools
 
 bench-million: tools
 	bench/million.sh
+
+bench-two-million: tools
+	bench/million.sh --scenario two-million --servers ringway
+
+bench-tuning: tools
+	bench/tuning.sh
 
 clean:
 	cargo clean
