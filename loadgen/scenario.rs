@@ -6,6 +6,7 @@
 //! exactly the deliveries counted. Open-loop latency counts from the time at which a publication was due, also when it
 //! left late.
 mod ingest;
+mod ingest_server;
 mod memory;
 mod presence;
 
