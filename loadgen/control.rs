@@ -36,16 +36,31 @@ impl Control {
     /// # Errors
     /// What went wrong with the request, or the error that the server answered.
     pub fn members(&self, channel: &str) -> Result<Option<(u64, u64)>, String> {
-        let key = format!("X-API-Key: {}\r\nContent-Type: application/json\r\n", self.api_key);
-        let body = json!({ "channel": channel }).to_string();
-        let answer = self.exchange("POST /api/presence_stats HTTP/1.1", &key, &body)?;
-        let answer: Value = serde_json::from_str(&answer).map_err(|error| format!("presence_stats: {error}"))?;
+        let answer = self.call("presence_stats", &json!({ "channel": channel }))?;
         let count = |key| answer["result"][key].as_u64();
         match count("num_clients").zip(count("num_users")) {
             Some(counts) => Ok(Some(counts)),
             None if answer["error"]["code"] == NOT_AVAILABLE => Ok(None),
             None => Err(format!("presence_stats of {channel}: {answer}")),
         }
+    }
+
+    /// All that is kept of a channel: offset and data of each publication, oldest first.
+    ///
+    /// # Errors
+    /// What went wrong with the request, or the error that the server answered.
+    pub fn history(&self, channel: &str) -> Result<Vec<(u64, Value)>, String> {
+        let answer = self.call("history", &json!({ "channel": channel, "limit": -1 }))?;
+        let publications = answer["result"]["publications"].as_array();
+        let publications = publications.ok_or_else(|| format!("history of {channel}: {answer}"))?;
+        let of = |publication: &Value| (publication["offset"].as_u64().unwrap_or(0), publication["data"].clone());
+        Ok(publications.iter().map(of).collect())
+    }
+
+    fn call(&self, method: &str, body: &Value) -> Result<Value, String> {
+        let key = format!("X-API-Key: {}\r\nContent-Type: application/json\r\n", self.api_key);
+        let answer = self.exchange(&format!("POST /api/{method} HTTP/1.1"), &key, &body.to_string())?;
+        serde_json::from_str(&answer).map_err(|error| format!("{method}: {error}"))
     }
 
     fn exchange(&self, line: &str, headers: &str, body: &str) -> Result<String, String> {
@@ -80,6 +95,14 @@ impl Metrics {
         values.sum::<f64>() as u64
     }
 
+    /// A metric of one shard with these labels, as `kind="ack"`; 0 when there is none.
+    pub fn of(&self, name: &str, labels: &str, shard: u16) -> u64 {
+        let comma = if labels.is_empty() { "" } else { "," };
+        let series = format!("{name}{{{labels}{comma}shard=\"{shard}\"}} ");
+        let value = self.0.lines().find_map(|line| line.strip_prefix(&*series));
+        value.and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0) as u64
+    }
+
     /// How much a counter has grown since.
     pub fn since(&self, before: &Metrics, name: &str) -> u64 {
         self.sum(name).saturating_sub(before.sum(name))
@@ -95,6 +118,9 @@ mod tests {
         let page = "# HELP a_total x\n# TYPE a_total counter\na_total{shard=\"0\"} 3\na_total{shard=\"1\"} 4\na_total_more 9\nb 1\n";
         let metrics = Metrics(page.to_string());
         assert_eq!((metrics.sum("a_total"), metrics.sum("b"), metrics.sum("c")), (7, 1, 0));
+        assert_eq!((metrics.of("a_total", "", 1), metrics.of("a_total", "", 2)), (4, 0));
+        let labelled = Metrics("a_total{kind=\"x\",shard=\"1\"} 5\n".to_string());
+        assert_eq!((labelled.of("a_total", "kind=\"x\"", 1), labelled.of("a_total", "kind=\"y\"", 1)), (5, 0));
         assert_eq!(metrics.since(&Metrics("a_total 5\n".to_string()), "a_total"), 2);
     }
 }

@@ -49,6 +49,8 @@ pub struct SenderOptions {
 pub struct AckFaults {
     /// Offsets that did not follow the one before on their channel.
     pub gaps: u64,
+    /// Publishes acknowledged before an earlier one of their channel.
+    pub disordered: u64,
     /// The epoch of a channel changed.
     pub epoch_changes: u64,
     /// Publishes acknowledged as duplicates.
@@ -63,6 +65,7 @@ impl AckFaults {
     /// Adds another connection's.
     pub fn add(&mut self, other: &AckFaults) {
         self.gaps += other.gaps;
+        self.disordered += other.disordered;
         self.epoch_changes += other.epoch_changes;
         self.duplicates += other.duplicates;
         self.refused += other.refused;
@@ -86,12 +89,18 @@ pub struct AckChecker {
 struct Position {
     epoch: (u32, u32),
     offset: u64,
+    seq: u64,
 }
 
 impl AckChecker {
     /// For so many channels.
     pub fn new(channels: usize) -> AckChecker {
         AckChecker { last: vec![None; channels], faults: AckFaults::default() }
+    }
+
+    /// The last acknowledged offset of a channel; 0: none.
+    pub fn top(&self, channel: u32) -> u64 {
+        self.last.get(channel as usize).copied().flatten().map_or(0, |last| last.offset)
     }
 
     /// Takes the acknowledgement of a publish to `channel`. Offset 0 means that the channel keeps no history.
@@ -105,13 +114,14 @@ impl AckChecker {
             return;
         };
         if let Some(last) = last {
+            self.faults.disordered += u64::from(ack.seq <= last.seq);
             if last.epoch != ack.epoch {
                 self.faults.epoch_changes += 1;
             } else if ack.offset != 0 && ack.offset != last.offset + 1 {
                 self.faults.gaps += 1;
             }
         }
-        *last = Some(Position { epoch: ack.epoch, offset: ack.offset });
+        *last = Some(Position { epoch: ack.epoch, offset: ack.offset, seq: ack.seq });
     }
 }
 
@@ -391,6 +401,11 @@ impl IngestSender {
         self.acked
     }
 
+    /// The last acknowledged offset of a channel; 0: none.
+    pub fn top(&self, channel: u32) -> u64 {
+        self.checker.top(channel)
+    }
+
     /// What was wrong.
     pub fn faults(&self) -> &AckFaults {
         &self.checker.faults
@@ -422,7 +437,7 @@ mod tests {
     use super::*;
 
     fn ack(offset: u64, epoch: u32) -> Ack {
-        Ack { seq: 0, offset, epoch: (epoch, 0), duplicate: false }
+        Ack { seq: u64::from(epoch) << 32 | offset, offset, epoch: (epoch, 0), duplicate: false }
     }
 
     #[test]
@@ -448,8 +463,10 @@ mod tests {
     #[test]
     fn channels_without_history_have_offset_zero() {
         let mut checker = AckChecker::new(1);
-        checker.take(0, &ack(0, 0));
-        checker.take(0, &ack(0, 0));
+        checker.take(0, &Ack { seq: 1, ..ack(0, 0) });
+        checker.take(0, &Ack { seq: 2, ..ack(0, 0) });
         assert!(checker.faults.none());
+        checker.take(0, &Ack { seq: 2, ..ack(0, 0) });
+        assert_eq!(checker.faults.disordered, 1);
     }
 }

@@ -42,6 +42,18 @@ pub enum Via {
     Websocket,
 }
 
+/// On which shard of a Ringway the channels of an ingest run are owned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Owners {
+    /// On any, as names fall.
+    Any,
+    /// All on shard 0, where all ingest connections are.
+    Here,
+    /// None on shard 0, where all ingest connections are.
+    Elsewhere,
+}
+
 /// The load generator's arguments.
 #[derive(Debug, Parser)]
 #[command(
@@ -300,6 +312,24 @@ pub struct IngestOptions {
     /// Give each publication an idempotency key of 16 bytes.
     #[arg(long)]
     pub idempotency_keys: bool,
+    /// Which shard owns the channels; other than any, it needs --control and --shards, and all connections come to shard 0.
+    #[arg(long, value_enum, default_value = "any")]
+    pub owners: Owners,
+    /// Shards of the server.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub shards: u16,
+    /// Ringway's control port: messages between its shards are reported, and --history-checks asks there.
+    #[arg(long)]
+    pub control: Option<SocketAddr>,
+    /// Key of the HTTP API.
+    #[arg(long, default_value = "dev")]
+    pub api_key: String,
+    /// Behind the window, the history of so many channels must hold exactly the last --history-size publications.
+    #[arg(long, default_value_t = 0)]
+    pub history_checks: u32,
+    /// Publications that the server keeps of each channel.
+    #[arg(long, default_value_t = 100)]
+    pub history_size: u32,
 }
 
 /// Options of `presence`.

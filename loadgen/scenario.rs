@@ -7,6 +7,7 @@
 //! left late.
 mod broadcasts;
 mod ingest;
+mod ingest_server;
 mod memory;
 mod presence;
 

@@ -4,15 +4,15 @@
 //! offsets must be dense; the window ends when every publish is settled.
 use std::time::{Duration, Instant};
 
-use ringway_wire::ingest::PayloadKind;
 use serde_json::json;
 
-use super::{NAP_US, PACE_SLEEP_US_MIN, Window, add_faults, run_number};
-use crate::ingest_sender::{AckFaults, IngestSender, SenderOptions};
+use super::{NAP_US, PACE_SLEEP_US_MIN, Window, add_faults, ingest_server, run_number};
+use crate::ingest_sender::{AckFaults, IngestSender};
 use crate::net::{self, Poll};
 use crate::options::IngestOptions;
 use crate::payload::{PayloadTemplate, Stamp};
 use crate::report::{Latency, Report};
+use crate::server_cost::own_cpu_ns;
 
 /// Runs it.
 pub(super) fn run(options: &IngestOptions) -> Result<Report, String> {
@@ -30,19 +30,29 @@ pub(super) fn run(options: &IngestOptions) -> Result<Report, String> {
     report.row("payload", json!(publishing.payload));
     report.row("payload_bytes", publishing.payload_bytes);
     report.row("batch", options.batch);
+    report.row("owners", json!(options.owners));
+    report.row("shards", options.shards);
     report.row("idempotency_keys", options.idempotency_keys);
     let mut load = IngestLoad::connect(options)?;
     let mut whole = true;
     if options.count == 0 && publishing.warmup_s > 0.0 {
-        whole = load.run(Some(publishing.warmup_s), u64::MAX)?;
+        whole = load.publish_for(Some(publishing.warmup_s), u64::MAX)?;
         load.senders.iter_mut().for_each(IngestSender::reset_latency);
     }
     let acked_before = load.acked();
+    let before = ingest_server::settled_metrics(options)?;
     let window = Window::begin(common)?;
+    let own_before_ns = own_cpu_ns();
     let (seconds, count) = if options.count > 0 { (None, options.count) } else { (Some(publishing.seconds), u64::MAX) };
-    whole = whole && load.run(seconds, count)?;
+    whole = whole && load.publish_for(seconds, count)?;
     let acked = load.acked() - acked_before;
     let seconds = window.end(common, &mut report, acked, "server_cpu_us_per_publish")?;
+    report.number("loadgen_cpu_us", (own_cpu_ns() - own_before_ns) as f64 / 1e3 / acked.max(1) as f64);
+    if let (Some(before), Some(after)) = (before, ingest_server::settled_metrics(options)?) {
+        ingest_server::report_lanes(options, &mut report, &before, &after);
+    }
+    let top = |channel: u32| load.senders[(channel % options.connections) as usize].top(channel);
+    ingest_server::check_histories(options, &mut report, &load.names, load.run, top)?;
     let (mut latency, mut faults) = (Latency::new(), AckFaults::default());
     for sender in &load.senders {
         latency.add(&sender.latency().buckets());
@@ -67,28 +77,21 @@ struct IngestLoad<'a> {
     payload: PayloadTemplate,
     poll: Poll,
     run: u16,
+    names: Vec<String>,
 }
 
 impl<'a> IngestLoad<'a> {
     fn connect(options: &'a IngestOptions) -> Result<IngestLoad<'a>, String> {
         let poll = Poll::new().map_err(|error| format!("epoll: {error}"))?;
         let mut senders = Vec::new();
+        let names = ingest_server::channel_names(options);
         for number in 0..options.connections {
-            let sender = IngestSender::connect(&SenderOptions {
-                address: options.publishing.ingest,
-                token: options.publishing.ingest_token.clone(),
-                number,
-                channel_names: (0..options.channels)
-                    .map(|channel| format!("{}{channel}", options.channel_prefix))
-                    .collect(),
-                kind: PayloadKind::Json,
-                idempotency_keys: options.idempotency_keys,
-            })?;
+            let sender = ingest_server::connect(options, number, &names)?;
             poll.add(&sender, u64::from(number), false).map_err(|error| format!("epoll: {error}"))?;
             senders.push(sender);
         }
         let payload = PayloadTemplate::new(options.publishing.payload, options.publishing.payload_bytes)?;
-        Ok(IngestLoad { options, published: vec![0; senders.len()], senders, payload, poll, run: run_number() })
+        Ok(IngestLoad { options, published: vec![0; senders.len()], senders, payload, poll, run: run_number(), names })
     }
 
     fn acked(&self) -> u64 {
@@ -96,7 +99,7 @@ impl<'a> IngestLoad<'a> {
     }
 
     /// Publishes for a time or a count, then waits for what is outstanding. False: it stalled.
-    fn run(&mut self, seconds: Option<f64>, count: u64) -> Result<bool, String> {
+    fn publish_for(&mut self, seconds: Option<f64>, count: u64) -> Result<bool, String> {
         let (begun_ns, mut moved) = (net::now_ns(), Instant::now());
         let end_ns = seconds.map_or(u64::MAX, |seconds| begun_ns + (seconds * 1e9) as u64);
         let interval_ns = if self.options.rate > 0.0 { 1e9 / self.options.rate } else { 0.0 };

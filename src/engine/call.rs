@@ -12,8 +12,8 @@ use alloc::vec::Vec;
 
 use crate::ids::{CoreId, Epoch, Offset};
 use crate::lane_message::{Origin, Position};
+use crate::past::Past;
 use crate::presence::Member;
-use crate::publication::Publication;
 use crate::tokens::TokenSubscription;
 
 /// A question or an order about one channel, on its way to the owner. From a client only after its rights were checked.
@@ -86,7 +86,7 @@ pub enum ChannelFact {
     /// Publications in the order asked for.
     History {
         /// As many as asked for, or fewer.
-        publications: Vec<Arc<Publication>>,
+        publications: Past,
         /// The channel's top.
         top: Position,
     },
@@ -116,7 +116,7 @@ impl ChannelAnswer {
     pub fn memory_bytes(&self) -> usize {
         let fact = match &self.result {
             Ok(ChannelFact::Presence(members)) => members.iter().map(|member| member.memory_bytes()).sum(),
-            Ok(ChannelFact::History { publications, .. }) => publications.iter().map(|past| past.memory_bytes()).sum(),
+            Ok(ChannelFact::History { publications, .. }) => publications.memory_bytes(),
             Ok(ChannelFact::PresenceStats { .. } | ChannelFact::Removed) | Err(_) => 0,
         };
         size_of::<Self>() + fact

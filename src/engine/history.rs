@@ -8,69 +8,128 @@
 //! recover from 6 -> 7 8              from 4 -> 5 6 7 8        from 3 -> not recovered
 //! page    since 6 -> 7 8             since 3 -> 5 6 7 8       since 7 reverse -> 6 5
 //! ```
+//! Payloads stand in the channel's [`Window`]; what few publications have beside them stands apart, in the same order.
 //! Invariant: what is kept is dense and ends at the channel's top; whoever numbers a publication without keeping it
 //! calls [`History::clear`].
 
+use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
-use alloc::vec::Vec;
 
 use crate::call::{CallError, HistoryAsk};
 use crate::ids::Offset;
 use crate::lane_message::{Position, RecoverFrom, Recovery};
 use crate::limits::Limits;
 use crate::namespace::RecoveryMode;
-use crate::publication::Publication;
+use crate::past::Past;
+use crate::publication::Extra;
+use crate::window::{Cut, WINDOW_BYTES_MAX, Window};
 
 /// See the file's header.
 #[derive(Debug, Default)]
 pub struct History {
-    kept: VecDeque<Kept>,
+    window: Window,
+    /// Of the marked records, oldest first. None until the first comes.
+    extras: Option<Box<Extras>>,
 }
 
-#[derive(Debug)]
-struct Kept {
-    publication: Arc<Publication>,
-    at_ms: u64,
+#[derive(Debug, Default)]
+struct Extras {
+    queue: VecDeque<Arc<Extra>>,
+    bytes: usize,
+}
+
+/// What a history may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Publications.
+    pub len_max: u32,
+    /// Bytes of memory.
+    pub bytes_max: u64,
 }
 
 impl History {
-    /// Keeps the publication that has just become the channel's top.
-    pub fn push(&mut self, publication: Arc<Publication>, now_ms: u64) {
-        self.kept.push_back(Kept { publication, at_ms: now_ms });
+    /// Keeps the publication that has just become the channel's top, in place of the oldest where there is no room for
+    /// more of them. Returns how many were forgotten because of the bytes; when even one does not fit, all are.
+    pub fn push(&mut self, payload: &[u8], extra: Option<Arc<Extra>>, now_ms: u64, room: Room) -> u64 {
+        let mut forgotten = 0;
+        while self.len() >= room.len_max.max(1) as usize {
+            self.pop_oldest();
+        }
+        let extra_bytes = extra.as_ref().map_or(0, |extra| extra.memory_bytes());
+        while !self.make_room(payload.len(), extra_bytes, room) {
+            if !self.pop_oldest() {
+                self.clear();
+                return forgotten + 1;
+            }
+            forgotten += 1;
+        }
+        self.window.push(payload, now_ms, extra.is_some());
+        if let Some(extra) = extra {
+            let extras = self.extras.get_or_insert_default();
+            extras.bytes += extra_bytes;
+            extras.queue.push_back(extra);
+        }
+        forgotten
+    }
+
+    /// Whether a publication fits, if need be in a larger buffer.
+    fn make_room(&mut self, payload_bytes: usize, extra_bytes: usize, room: Room) -> bool {
+        let beside = (self.bytes() + extra_bytes - self.window.capacity()) as u64;
+        if self.window.fits(payload_bytes)
+            && (extra_bytes == 0 || self.window.capacity() as u64 + beside <= room.bytes_max)
+        {
+            return true;
+        }
+        let capacity = self.window.grown(payload_bytes, room.len_max);
+        if capacity > WINDOW_BYTES_MAX || capacity as u64 + beside > room.bytes_max {
+            return false;
+        }
+        self.window.resize(capacity);
+        true
     }
 
     /// How many publications are kept.
+    #[inline]
     pub fn len(&self) -> usize {
-        self.kept.len()
+        self.window.len()
     }
 
     /// Whether none is kept.
     pub fn is_empty(&self) -> bool {
-        self.kept.is_empty()
+        self.window.is_empty()
+    }
+
+    /// Bytes of memory it takes.
+    #[inline]
+    pub fn bytes(&self) -> usize {
+        self.window.capacity() + self.extras.as_ref().map_or(0, |extras| extras.bytes)
     }
 
     /// When the oldest was published.
+    #[inline]
     pub fn oldest_at_ms(&self) -> Option<u64> {
-        self.kept.front().map(|oldest| oldest.at_ms)
+        self.window.oldest_at_ms()
     }
 
-    /// The newest.
-    pub fn latest(&self) -> Option<&Arc<Publication>> {
-        self.kept.back().map(|kept| &kept.publication)
+    /// Forgets the oldest. False: there is none.
+    pub fn pop_oldest(&mut self) -> bool {
+        let Some(marked) = self.window.pop() else { return false };
+        if marked && let Some(extras) = &mut self.extras {
+            extras.bytes -= extras.queue.pop_front().map_or(0, |extra| extra.memory_bytes());
+        }
+        true
     }
 
-    /// Forgets the oldest.
-    pub fn pop_oldest(&mut self) -> Option<Arc<Publication>> {
-        self.kept.pop_front().map(|kept| kept.publication)
+    /// Gives memory back that publications forgotten since have left.
+    pub fn tidy(&mut self) {
+        self.window.tidy();
+        self.extras.take_if(|extras| extras.queue.is_empty());
     }
 
-    /// Forgets all; returns the bytes and the number of publications.
-    pub fn clear(&mut self) -> (u64, u64) {
-        let bytes = self.kept.iter().map(|kept| kept.publication.memory_bytes() as u64).sum();
-        let len = self.kept.len() as u64;
-        self.kept = VecDeque::new();
-        (bytes, len)
+    /// Forgets all.
+    pub fn clear(&mut self) {
+        *self = History::default();
     }
 
     /// What a client that returns with a position gets.
@@ -88,25 +147,33 @@ impl History {
             return Recovery::NotRecovered;
         }
         let missed = top.offset - from.offset;
-        if missed > self.kept.len() as u64 || missed > u64::from(limits.recovery_publications_max) {
+        if missed > self.len() as u64 || missed > u64::from(limits.recovery_publications_max) {
             return Recovery::NotRecovered;
         }
-        let publications = self.kept.range(self.kept.len() - missed as usize..).map(|kept| &kept.publication);
-        let bytes: usize = publications.clone().map(|publication| publication.payload().len()).sum();
+        let (cut, bytes) = self.window.before_newest(missed as usize);
         if bytes > limits.recovery_bytes_max as usize {
             return Recovery::NotRecovered;
         }
-        Recovery::Recovered(publications.cloned().collect())
+        let mut past = Past::new(from.offset + 1, false);
+        past.reserve(missed as usize, bytes);
+        self.copy(cut, missed as usize, &mut past, |_| true);
+        Recovery::Recovered(past)
     }
 
     /// The latest publication unless the client has it, whatever it came from: publications replace each other.
     fn recover_cache(&self, top: Position, from: RecoverFrom) -> Recovery {
         let has_it = from.offset > 0 && from.offset == top.offset && from.epoch == Some(top.epoch);
-        match self.latest() {
-            _ if has_it => Recovery::Recovered(Vec::new()),
-            Some(latest) => Recovery::Recovered([Arc::clone(latest)].into()),
-            None => Recovery::NotRecovered,
+        if has_it {
+            return Recovery::Recovered(Past::default());
         }
+        if self.is_empty() {
+            return Recovery::NotRecovered;
+        }
+        let mut past = Past::new(top.offset, false);
+        let (cut, bytes) = self.window.before_newest(1);
+        past.reserve(1, bytes);
+        self.copy(cut, 1, &mut past, |_| true);
+        Recovery::Recovered(past)
     }
 
     /// A page of the past, at most `history_publications_max` long and `call_answer_bytes_max` of payload large (but
@@ -116,7 +183,7 @@ impl History {
     /// `BadRequest` for what lies before the beginning; `UnrecoverablePosition` for a position of another epoch. A
     /// position that is not kept any more is no error: forward, the page begins with the oldest that is kept; in
     /// reverse nothing lies before it.
-    pub fn page(&self, top: Position, ask: &HistoryAsk, limits: &Limits) -> Result<Vec<Arc<Publication>>, CallError> {
+    pub fn page(&self, top: Position, ask: &HistoryAsk, limits: &Limits) -> Result<Past, CallError> {
         if let Some(since) = ask.since {
             if ask.reverse && since.offset == 0 {
                 return Err(CallError::BadRequest);
@@ -129,34 +196,91 @@ impl History {
         let asked = u32::try_from(ask.limit).unwrap_or(u32::MAX);
         let count_max = asked.min(limits.history_publications_max) as usize;
         let since = ask.since.map(|since| since.offset);
-        let mut page = Vec::new();
         let mut bytes = 0;
-        let mut take = |kept: &Kept| {
-            bytes += kept.publication.payload().len();
-            let fits = page.is_empty() || bytes <= limits.call_answer_bytes_max as usize;
-            if fits {
-                page.push(Arc::clone(&kept.publication));
-            }
-            fits
+        let mut fits = |payload_bytes: usize| {
+            let is_first = bytes == 0;
+            bytes += payload_bytes;
+            is_first || bytes <= limits.call_answer_bytes_max as usize
         };
+        let floor = self.floor(top.offset);
         if ask.reverse {
-            let end = since.map_or(self.kept.len(), |since| self.places_up_to(since - 1, top.offset));
-            self.kept.range(..end).rev().take(count_max).all(&mut take);
+            let end = since.map_or(self.len(), |since| self.places_up_to(since - 1, top.offset));
+            let mut past = Past::new(floor + end as u64, true);
+            self.copy_back(self.cut(end), count_max, &mut past, &mut fits);
+            Ok(past)
         } else {
             let start = since.map_or(0, |since| self.places_behind(since, top.offset));
-            self.kept.range(start..).take(count_max).all(&mut take);
+            let mut past = Past::new(floor + start as u64 + 1, false);
+            self.copy(self.cut(start), count_max, &mut past, &mut fits);
+            Ok(past)
         }
-        Ok(page)
+    }
+
+    /// The place before the record `index`, found from the nearer end.
+    fn cut(&self, index: usize) -> Cut {
+        if index > self.len() / 2 {
+            return self.window.before_newest(self.len() - index).0;
+        }
+        let mut cut = self.window.start();
+        while cut.index < index {
+            let Some((_, next)) = self.window.next(cut) else { break };
+            cut = next;
+        }
+        cut
+    }
+
+    /// Copies what follows a place, as long as `fits` says so of its length.
+    fn copy(&self, mut cut: Cut, count_max: usize, past: &mut Past, mut fits: impl FnMut(usize) -> bool) {
+        let mut extras = self.extras_before(cut);
+        while past.len() < count_max
+            && let Some((record, next)) = self.window.next(cut)
+            && fits(record.payload.0.len() + record.payload.1.len())
+        {
+            past.push(record.payload, self.extra(record.marked, extras));
+            extras += usize::from(record.marked);
+            cut = next;
+        }
+    }
+
+    /// Copies what stands before a place, newest first.
+    fn copy_back(&self, mut cut: Cut, count_max: usize, past: &mut Past, mut fits: impl FnMut(usize) -> bool) {
+        let mut extras = self.extras_before(cut);
+        while past.len() < count_max
+            && let Some((record, before)) = self.window.back(cut)
+            && fits(record.payload.0.len() + record.payload.1.len())
+        {
+            extras -= usize::from(record.marked);
+            past.push(record.payload, self.extra(record.marked, extras));
+            cut = before;
+        }
+    }
+
+    fn extra(&self, marked: bool, index: usize) -> Option<Arc<Extra>> {
+        let extras = self.extras.as_ref().filter(|_| marked)?;
+        extras.queue.get(index).cloned()
+    }
+
+    /// How many marked records stand before a place.
+    fn extras_before(&self, mut cut: Cut) -> usize {
+        let mut before = self.extras.as_ref().map_or(0, |extras| extras.queue.len());
+        // Most channels have none at all.
+        while before > 0
+            && let Some((record, next)) = self.window.next(cut)
+        {
+            before -= usize::from(record.marked);
+            cut = next;
+        }
+        before
     }
 
     /// Offset before the oldest that is kept.
     fn floor(&self, top: Offset) -> Offset {
-        top - self.kept.len() as u64
+        top - self.len() as u64
     }
 
     /// Place of the first publication behind `offset`.
     fn places_behind(&self, offset: Offset, top: Offset) -> usize {
-        (offset.saturating_sub(self.floor(top)) as usize).min(self.kept.len())
+        (offset.saturating_sub(self.floor(top)) as usize).min(self.len())
     }
 
     /// Place after `offset`; 0 when it is not kept.
@@ -171,21 +295,30 @@ mod tests {
     use super::*;
     use crate::call::Since;
     use crate::ids::Epoch;
-    use crate::publication::{Draft, Scratch};
+    use crate::publication::{Publisher, Tags};
+    use alloc::string::ToString;
+    use alloc::vec::Vec;
     use proptest::prelude::*;
+    use ringway_wire::centrifuge::reply::PublicationView;
 
     const EPOCH: Epoch = Epoch { boot: 7, creation: 3 };
     const OTHER: Epoch = Epoch { boot: 7, creation: 4 };
 
-    fn publication(offset: Offset, bytes: usize) -> Arc<Publication> {
-        let payload = alloc::vec![b'1'; bytes];
-        Publication::encode(Draft { offset, ..Draft::new("c", &payload) }, &mut Scratch::default()).into()
+    const ROOM: Room = Room { len_max: u32::MAX, bytes_max: u64::MAX };
+
+    /// Every third publication has a publisher, named by its offset.
+    fn extra(offset: Offset) -> Option<Arc<Extra>> {
+        let user = offset.to_string().into();
+        let (conn_info, chan_info) = (Box::default(), Box::default());
+        let publisher = Publisher { user, client: "c".into(), conn_info, chan_info };
+        (offset % 3 == 0).then(|| Extra::of(Some(publisher), Tags::default())).flatten()
     }
 
     /// The last `len` publications of a channel whose top is `top`.
     fn history(top: Offset, len: u64) -> History {
         let mut history = History::default();
-        (top - len + 1..=top).for_each(|offset| history.push(publication(offset, 1), offset));
+        (top - len + 1..=top)
+            .for_each(|offset| drop(history.push(offset.to_string().as_bytes(), extra(offset), offset, ROOM)));
         history
     }
 
@@ -193,8 +326,18 @@ mod tests {
         Position { offset, epoch: EPOCH }
     }
 
-    fn offsets(publications: &[Arc<Publication>]) -> Vec<Offset> {
-        publications.iter().map(|publication| publication.offset).collect()
+    /// Offsets, each checked to come with its own payload and publisher.
+    fn offsets(past: &Past) -> Vec<Offset> {
+        let offset = |publication: PublicationView<'_>| {
+            let text = publication.offset.to_string();
+            if !publication.data.iter().all(|byte| *byte == b'1') || publication.data.len() < 30 {
+                assert_eq!(publication.data, text.as_bytes());
+                let by = (publication.offset % 3 == 0).then_some(&*text);
+                assert_eq!(publication.info.map(|info| info.user), by);
+            }
+            publication.offset
+        };
+        past.iter().map(offset).collect()
     }
 
     fn recovered(recovery: Recovery) -> Option<Vec<Offset>> {
@@ -225,7 +368,7 @@ mod tests {
     fn a_page_ends_at_its_bytes_but_is_never_empty_for_them() {
         let mut history = History::default();
         for (offset, bytes) in [(1, 30), (2, 60), (3, 30), (4, 500)] {
-            history.push(publication(offset, bytes), 0);
+            history.push(&[b'1'; 500][..bytes], None, offset, ROOM);
         }
         let limits = Limits { call_answer_bytes_max: 100, ..Limits::DEFAULT };
         let page = |offset, reverse| {
@@ -293,7 +436,7 @@ mod tests {
             loop {
                 let ask = HistoryAsk { limit, since, reverse };
                 let page = history.page(top(published), &ask, &Limits::DEFAULT).expect("a known epoch");
-                let Some(last) = page.last() else { break };
+                let Some(last) = page.iter().last() else { break };
                 since = Some(Since { offset: last.offset, epoch: Some(EPOCH) });
                 walked.extend(offsets(&page));
                 prop_assert!(walked.len() as u64 <= kept);

@@ -8,14 +8,17 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use ringway_wire::centrifuge::reply::PublicationView;
 use ringway_wire::ingest::PayloadKind;
 
 use crate::backends::{BackendId, BackendNotice, Decision};
 use crate::call::{ChannelAnswer, ChannelCall, ChannelsAnswer, ChannelsCall, UserAnswer, UserCall};
 use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId, Offset};
 use crate::namespace::Namespaces;
+use crate::past::Past;
 use crate::presence::Member;
 use crate::publication::{Publication, Publisher, Tags, tags_bytes};
+use crate::publish_run::{PublishRun, RunAnswer};
 use crate::tokens::TokenChecked;
 use crate::variant::Variant;
 
@@ -34,12 +37,16 @@ pub struct Batch {
 pub enum LaneMessage {
     /// To the owner: give it an offset, keep it, fan it out.
     Publish(Box<PublishRequest>),
+    /// To the owner: as above, publishes of one backend that came together.
+    PublishRun(Box<PublishRun>),
     /// To the owner: this connection wants the channel.
     Subscribe(Box<SubscribeRequest>),
     /// To the owner: no subscriber of the channel is left here.
     Leave(Box<LeaveRequest>),
     /// From the owner, to whoever published.
     PublishAnswer(PublishAnswer),
+    /// From the owner, to the backend's core: the answer to a run.
+    RunAnswer(Box<RunAnswer>),
     /// From the owner: position and what was missed. The connection joins its core's list when this is taken.
     SubscribeAnswer(Box<SubscribeAnswer>),
     /// From the owner, to each core with interest.
@@ -137,15 +144,6 @@ pub enum Origin {
         conn: ConnId,
         /// Id of its command.
         command: u32,
-    },
-    /// A backend's publish.
-    Ingest {
-        /// The connection.
-        conn: ConnId,
-        /// Number that the backend gave it.
-        seq: u64,
-        /// Payload bytes, whose credit the answer returns.
-        bytes: u32,
     },
     /// A backend's call.
     IngestCall {
@@ -278,10 +276,11 @@ pub struct Subscribed {
 
 impl Subscribed {
     /// What the client missed, ascending.
-    pub fn missed(&self) -> &[Arc<Publication>] {
+    pub fn missed(&self) -> impl ExactSizeIterator<Item = PublicationView<'_>> + Clone {
+        const NONE: &Past = &Past::new(0, false);
         match &self.recovery {
-            Some(Recovery::Recovered(publications)) => publications,
-            Some(Recovery::NotRecovered) | None => &[],
+            Some(Recovery::Recovered(past)) => past.iter(),
+            Some(Recovery::NotRecovered) | None => NONE.iter(),
         }
     }
 }
@@ -290,7 +289,7 @@ impl Subscribed {
 #[derive(Debug)]
 pub enum Recovery {
     /// All that followed the client's offset, ascending; nothing is missing.
-    Recovered(Vec<Arc<Publication>>),
+    Recovered(Past),
     /// Too old, too much, or another epoch: the client must reload its state.
     NotRecovered,
 }
@@ -313,7 +312,38 @@ pub struct LeaveRequest {
     pub from: CoreId,
 }
 
+/// What a message between cores is there for; counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum LaneKind {
+    /// Publishes on their way to an owner.
+    Publish,
+    /// A publication, join or leave on its way to a core with interest.
+    Deliver,
+    /// An owner's answer to publishes.
+    Ack,
+    /// All else.
+    Other,
+}
+
+impl LaneKind {
+    /// How many there are.
+    pub const COUNT: usize = LaneKind::Other as usize + 1;
+}
+
 impl LaneMessage {
+    /// What it is there for, and how many publishes, publications or answers it carries.
+    pub fn kind(&self) -> (LaneKind, u64) {
+        match self {
+            LaneMessage::Publish(_) => (LaneKind::Publish, 1),
+            LaneMessage::PublishRun(run) => (LaneKind::Publish, run.len() as u64),
+            LaneMessage::Deliver { .. } => (LaneKind::Deliver, 1),
+            LaneMessage::PublishAnswer(_) => (LaneKind::Ack, 1),
+            LaneMessage::RunAnswer(answer) => (LaneKind::Ack, answer.answers.len() as u64),
+            _ => (LaneKind::Other, 1),
+        }
+    }
+
     /// Bytes this message keeps in memory while it waits, near enough for a bound. A publication that several cores
     /// share counts for each.
     pub fn memory_bytes(&self) -> usize {
@@ -326,6 +356,8 @@ impl LaneMessage {
                         + request.idempotency_key.len()
                         + tags_bytes(&request.tags)
                 }
+                LaneMessage::PublishRun(run) => run.memory_bytes(),
+                LaneMessage::RunAnswer(answer) => answer.memory_bytes(),
                 LaneMessage::Subscribe(request) => {
                     let member = request.member.as_ref().map_or(0, |member| member.memory_bytes());
                     size_of::<SubscribeRequest>() + request.channel.len() + member
@@ -333,10 +365,10 @@ impl LaneMessage {
                 LaneMessage::Leave(request) => size_of::<LeaveRequest>() + request.channel.len(),
                 LaneMessage::SubscribeAnswer(answer) => {
                     let missed = match &answer.result {
-                        Ok(Subscribed { recovery: Some(Recovery::Recovered(publications)), .. }) => &publications[..],
-                        _ => &[],
+                        Ok(Subscribed { recovery: Some(Recovery::Recovered(past)), .. }) => past.memory_bytes(),
+                        _ => 0,
                     };
-                    size_of::<SubscribeAnswer>() + missed.iter().map(|missed| missed.memory_bytes()).sum::<usize>()
+                    size_of::<SubscribeAnswer>() + missed
                 }
                 LaneMessage::MemberLeave(leave) => size_of::<MemberLeave>() + leave.channel.len(),
                 LaneMessage::ChannelCall(call) => size_of::<ChannelCall>() + call.channel.len(),

@@ -13,7 +13,7 @@ use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
 use crate::ids::CoreId;
-use crate::lane_message::{Batch, LaneMessage};
+use crate::lane_message::{Batch, LaneKind, LaneMessage};
 
 /// See the file's header.
 #[derive(Debug)]
@@ -25,6 +25,16 @@ pub struct LanesOut {
     spill_bytes_max: usize,
     batch_messages_max: usize,
     dropped: u64,
+    said: [Said; LaneKind::COUNT],
+}
+
+/// What was said to other cores since the start, of one kind.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Said {
+    /// Messages.
+    pub messages: u64,
+    /// Publishes, publications or answers in them.
+    pub carried: u64,
 }
 
 #[derive(Debug, Default)]
@@ -39,7 +49,15 @@ impl LanesOut {
     /// Queues towards `targets` cores (shards, and the control plane behind them).
     pub fn new(me: CoreId, targets: u16, spill_bytes_max: usize, batch_messages_max: usize) -> Self {
         let targets = (0..targets).map(|_| Target::default()).collect();
-        LanesOut { me, targets, waiting: Vec::new(), spill_bytes_max, batch_messages_max, dropped: 0 }
+        LanesOut {
+            me,
+            targets,
+            waiting: Vec::new(),
+            spill_bytes_max,
+            batch_messages_max,
+            dropped: 0,
+            said: Default::default(),
+        }
     }
 
     /// Says something to a core.
@@ -53,6 +71,12 @@ impl LanesOut {
             target.lost = true;
             self.dropped += 1;
         } else {
+            if to != self.me {
+                let (kind, carried) = message.kind();
+                let said = &mut self.said[kind as usize];
+                said.messages += 1;
+                said.carried += carried;
+            }
             target.bytes += bytes;
             target.queue.push_back(message);
         }
@@ -125,6 +149,11 @@ impl LanesOut {
     /// Bytes waiting for all other cores.
     pub fn spill_bytes(&self) -> usize {
         self.waiting.iter().map(|to| self.targets[to.0 as usize].bytes).sum()
+    }
+
+    /// What was said to other cores since the start, what was dropped not counted.
+    pub const fn said(&self, kind: LaneKind) -> Said {
+        self.said[kind as usize]
     }
 
     /// Publications dropped since the start.

@@ -143,6 +143,12 @@ metrics! {
     AsksTooLarge = Counter "ringway_event_asks_refused_total" "reason=\"too_large\"" "Questions of clients too large for an ingest frame.";
     AsksTimedOut = Counter "ringway_event_asks_refused_total" "reason=\"timeout\"" "Questions of clients that no backend answered within event_answer_timeout_ms.";
     LaneMessagesSent = Counter "ringway_lane_messages_sent_total" "" "Messages sent to other shards.";
+    LaneMessagesPublish = Counter "ringway_lane_messages_total" "kind=\"publish\"" "Messages to other shards with publishes for the channels' owners. Publishes of a backend that came together are one message per owner.";
+    LaneMessagesDeliver = Counter "ringway_lane_messages_total" "kind=\"deliver\"" "Messages to other shards with a publication, join or leave: one for each other shard with interest.";
+    LaneMessagesAck = Counter "ringway_lane_messages_total" "kind=\"ack\"" "Messages to other shards, and to the control plane, with owners' answers to publishes: one for each message with publishes.";
+    LaneMessagesOther = Counter "ringway_lane_messages_total" "kind=\"other\"" "All other messages to other shards and to the control plane: subscribes, calls, events.";
+    LanePublishes = Counter "ringway_lane_publishes_total" "" "Publishes within the messages of kind publish.";
+    LaneAcks = Counter "ringway_lane_acks_total" "" "Answers within the messages of kind ack.";
     LaneBatchesSent = Counter "ringway_lane_batches_sent_total" "" "Batches of messages put into another shard's queue.";
     LaneFull = Counter "ringway_lane_full_total" "" "Times a batch had to wait because the target's queue was full.";
     LaneSpillBytes = Gauge "ringway_lane_spill_bytes" "" "Bytes waiting in this shard for full queues of others.";

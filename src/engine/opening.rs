@@ -36,7 +36,7 @@ impl Opening {
     /// Payload bytes of the publications that its answer will carry.
     pub fn bytes(&self) -> usize {
         let missed = |granted: &Granted| match &granted.subscribed.recovery {
-            Some(Recovery::Recovered(missed)) => missed.iter().map(|publication| publication.payload().len()).sum(),
+            Some(Recovery::Recovered(missed)) => missed.payload_bytes(),
             Some(Recovery::NotRecovered) | None => 0,
         };
         self.granted.iter().map(missed).sum()

@@ -18,8 +18,10 @@ use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use ringway_wire::ingest::{Ack, PayloadKind};
+
 use crate::dedup::Dedup;
-use crate::history::History;
+use crate::history::{History, Room};
 use crate::ids::{CoreId, Epoch, LocalChannelId, Offset};
 use crate::lane_message::{
     LaneMessage, LeaveRequest, Origin, Position, PublishAnswer, PublishError, PublishRequest, Recovery,
@@ -29,9 +31,10 @@ use crate::lanes::LanesOut;
 use crate::limits::{Limits, OFFSET_MAX};
 use crate::metrics::{Metric, Metrics};
 use crate::names::Names;
-use crate::namespace::{NamespaceId, Namespaces, channel_is_valid};
+use crate::namespace::{Namespace, NamespaceId, Namespaces, channel_is_valid};
 use crate::presence::{Change, Members};
-use crate::publication::{Draft, JoinLeave, Publication, Scratch};
+use crate::publication::{Draft, Extra, JoinLeave, Publication, Scratch};
+use crate::publish_run::{Entry, EntryAnswer, PublishRun, RunAnswer};
 use crate::rate::TokenBucket;
 use crate::slots::Slots;
 use crate::variant::VariantSet;
@@ -109,6 +112,26 @@ struct Interest {
     members: u32,
 }
 
+/// A publish as the owner decides about it, whoever brings it.
+struct Publishing<'a> {
+    channel: &'a str,
+    /// JSON without raw newlines, or bytes.
+    payload: &'a [u8],
+    kind: PayloadKind,
+    /// Empty: none.
+    idempotency_key: &'a [u8],
+    extra: Option<Arc<Extra>>,
+    skip_history: bool,
+    by_client: bool,
+}
+
+/// A publish's fate.
+struct Published {
+    result: Result<Position, PublishError>,
+    /// The same key was published before; `result` is the first one's position.
+    duplicate: bool,
+}
+
 /// What every decision here needs from the shard.
 pub struct Surroundings<'a> {
     /// Where answers and publications go.
@@ -148,33 +171,75 @@ impl Owner {
     /// Gives a publication its offset, keeps it, sends it to interested cores, and answers.
     pub fn publish(&mut self, request: PublishRequest, around: &mut Surroundings<'_>) {
         let (from, origin) = (request.from, request.origin);
+        let publish = Publishing {
+            channel: &request.channel,
+            payload: &request.payload,
+            kind: request.kind,
+            idempotency_key: &request.idempotency_key,
+            extra: Extra::of(request.publisher.map(|publisher| *publisher), request.tags),
+            skip_history: request.skip_history,
+            by_client: matches!(origin, Origin::Client { .. }),
+        };
+        let Published { result, duplicate } = self.take(publish, around);
+        around.lanes.push(from, LaneMessage::PublishAnswer(PublishAnswer { origin, result, duplicate }));
+    }
+
+    /// The same for all of a run, with one answer.
+    pub fn publish_run(&mut self, run: &PublishRun, around: &mut Surroundings<'_>) {
+        let answers = run.iter().map(|entry| self.take_entry(&entry, around)).collect();
+        let answer = RunAnswer { conn: run.conn, answers };
+        around.lanes.push(run.from, LaneMessage::RunAnswer(answer.into()));
+    }
+
+    /// The same for one publish of a backend; the answer is returned, and what follows from it is in the lanes.
+    pub fn take_entry(&mut self, entry: &Entry<'_>, around: &mut Surroundings<'_>) -> EntryAnswer {
+        let publish = Publishing {
+            channel: entry.channel,
+            payload: entry.payload,
+            kind: entry.kind,
+            idempotency_key: entry.idempotency_key,
+            extra: None,
+            skip_history: false,
+            by_client: false,
+        };
+        let Published { result, duplicate } = self.take(publish, around);
+        let result = result.map(|Position { offset, epoch }| Ack {
+            seq: entry.seq,
+            offset,
+            epoch: (epoch.boot, epoch.creation),
+            duplicate,
+        });
+        EntryAnswer { seq: entry.seq, payload_bytes: entry.payload.len() as u32, result }
+    }
+
+    fn take(&mut self, publish: Publishing<'_>, around: &mut Surroundings<'_>) -> Published {
         let mut duplicate = false;
-        let result = self.try_publish(request, &mut duplicate, around);
+        let result = self.try_publish(publish, &mut duplicate, around);
         if result.is_err() {
             around.metrics.add(Metric::PublicationsRefused, 1);
         }
-        around.lanes.push(from, LaneMessage::PublishAnswer(PublishAnswer { origin, result, duplicate }));
+        Published { result, duplicate }
     }
 
     fn try_publish(
         &mut self,
-        request: PublishRequest,
+        request: Publishing<'_>,
         duplicate: &mut bool,
         around: &mut Surroundings<'_>,
     ) -> Result<Position, PublishError> {
         let now_ms = around.now_ms;
         let key =
-            (!request.idempotency_key.is_empty()).then(|| self.dedup.hash(&request.channel, &request.idempotency_key));
+            (!request.idempotency_key.is_empty()).then(|| self.dedup.hash(request.channel, request.idempotency_key));
         if let Some(position) = key.and_then(|key| self.dedup.find(key, now_ms)) {
             around.metrics.add(Metric::PublicationsDuplicate, 1);
             *duplicate = true;
             return Ok(position);
         }
-        let found = self.find(&request.channel, around);
+        let found = self.find(request.channel, around);
         let namespace = match found.and_then(|slot| self.channels.at(slot)) {
             Some((_, channel)) => channel.namespace,
-            None if !channel_is_valid(&request.channel, &self.limits) => return Err(PublishError::UnknownChannel),
-            None => around.namespaces.resolve(&request.channel).ok_or(PublishError::UnknownChannel)?.0,
+            None if !channel_is_valid(request.channel, &self.limits) => return Err(PublishError::UnknownChannel),
+            None => around.namespaces.resolve(request.channel).ok_or(PublishError::UnknownChannel)?.0,
         };
         // A reload may have taken the namespace away; its channels stay, and get nothing new.
         if !around.namespaces.is_live(namespace) {
@@ -186,9 +251,9 @@ impl Owner {
         }
         let slot = match found {
             Some(slot) => slot,
-            None => self.create(request.channel.clone(), namespace, around).ok_or(PublishError::Busy)?,
+            None => self.create(request.channel.into(), namespace, around).ok_or(PublishError::Busy)?,
         };
-        if matches!(request.origin, Origin::Client { .. }) && !self.take_rate(slot, around) {
+        if request.by_client && !self.take_rate(slot, around) {
             around.metrics.add(Metric::PublicationsRateLimited, 1);
             return Err(PublishError::Busy);
         }
@@ -209,7 +274,7 @@ impl Owner {
     }
 
     /// Numbers a publication, sends it out and keeps it. None: the channel has gone, which cannot be.
-    fn append(&mut self, slot: u32, request: PublishRequest, around: &mut Surroundings<'_>) -> Option<Position> {
+    fn append(&mut self, slot: u32, request: Publishing<'_>, around: &mut Surroundings<'_>) -> Option<Position> {
         let is_numbered = !request.skip_history;
         let epoch = if is_numbered { self.next_epoch_if_spent(slot) } else { None };
         let channel = self.channels.at_mut(slot)?;
@@ -221,24 +286,26 @@ impl Owner {
         }
         channel.top += Offset::from(is_numbered);
         channel.used_ms = around.now_ms;
-        let variants = channel.variants();
-        let draft = Draft {
-            channel: &request.channel,
-            number: channel.number,
-            offset: if has_history && is_numbered { channel.top } else { 0 },
-            payload: &request.payload,
-            kind: request.kind,
-            publisher: request.publisher,
-            tags: request.tags,
-            variants,
-            previous: channel.last.as_deref(),
-            deflate_bytes_min: namespace.deflate_bytes_min,
-        };
-        let publication = Arc::new(Publication::encode(draft, &mut self.scratch));
-        channel.last = variants.has_delta().then(|| Arc::clone(&publication));
-        for interest in &channel.interest {
-            let message = LaneMessage::Deliver { local: interest.local, publication: Arc::clone(&publication) };
-            around.lanes.push(interest.core, message);
+        let Publishing { channel: name, payload, kind, extra, .. } = request;
+        if !channel.interest.is_empty() || channel.last.is_some() {
+            let variants = channel.variants();
+            let draft = Draft {
+                channel: name,
+                number: channel.number,
+                offset: if has_history && is_numbered { channel.top } else { 0 },
+                payload,
+                kind,
+                extra: extra.clone(),
+                variants,
+                previous: channel.last.as_deref(),
+                deflate_bytes_min: namespace.deflate_bytes_min,
+            };
+            let publication = Arc::new(Publication::encode(draft, &mut self.scratch));
+            channel.last = variants.has_delta().then(|| Arc::clone(&publication));
+            for interest in &channel.interest {
+                let message = LaneMessage::Deliver { local: interest.local, publication: Arc::clone(&publication) };
+                around.lanes.push(interest.core, message);
+            }
         }
         let offset = if is_numbered { channel.top } else { 0 };
         let position = Position { offset, epoch: channel.epoch };
@@ -248,18 +315,35 @@ impl Owner {
                 self.forget_history(slot);
             }
             if has_history {
-                self.keep(slot, publication, around);
+                self.keep(slot, payload, extra, around);
             }
         }
         Some(position)
     }
 
-    fn keep(&mut self, slot: u32, publication: Arc<Publication>, around: &mut Surroundings<'_>) {
+    fn keep(&mut self, slot: u32, payload: &[u8], extra: Option<Arc<Extra>>, around: &mut Surroundings<'_>) {
         let Some(channel) = self.channels.at_mut(slot) else { return };
-        self.history_bytes += publication.memory_bytes() as u64;
-        self.history_len += 1;
-        channel.history.push(publication, around.now_ms);
-        self.trim(slot, around);
+        let namespace = around.namespaces.get(channel.namespace);
+        let before = Kept::of(&channel.history);
+        age(&mut channel.history, namespace, around.now_ms);
+        let own = channel.history.bytes() as u64;
+        let others = self.history_bytes - before.bytes;
+        let room = Room {
+            len_max: namespace.history_size,
+            bytes_max: self.limits.history_bytes_max.saturating_sub(others).max(own),
+        };
+        let forgotten = channel.history.push(payload, extra, around.now_ms, room);
+        if forgotten > 0 {
+            around.metrics.add(Metric::HistoryDropped, forgotten);
+        }
+        let after = Kept::of(&channel.history);
+        self.count(before, after);
+    }
+
+    /// Counts what a channel's history has become.
+    const fn count(&mut self, before: Kept, after: Kept) {
+        self.history_bytes = self.history_bytes - before.bytes + after.bytes;
+        self.history_len = self.history_len - before.len + after.len;
     }
 
     /// Notes a core's interest and answers with the channel's top and what the client missed. Its joining is told
@@ -449,31 +533,21 @@ impl Owner {
     }
 
     /// Takes what is too old or too much out of one channel's history.
-    fn trim(&mut self, slot: u32, around: &mut Surroundings<'_>) {
+    fn trim(&mut self, slot: u32, around: &Surroundings<'_>) {
         let Some(channel) = self.channels.at_mut(slot) else { return };
-        let namespace = around.namespaces.get(channel.namespace);
-        while let Some(oldest_at_ms) = channel.history.oldest_at_ms() {
-            let surplus = channel.history.len() > namespace.history_size as usize;
-            let old = oldest_at_ms + namespace.history_ttl_ms <= around.now_ms;
-            let crowded = self.history_bytes > self.limits.history_bytes_max;
-            if !(surplus || old || crowded) {
-                break;
-            }
-            if !(surplus || old) {
-                around.metrics.add(Metric::HistoryDropped, 1);
-            }
-            let Some(oldest) = channel.history.pop_oldest() else { break };
-            self.history_bytes -= oldest.memory_bytes() as u64;
-            self.history_len -= 1;
-        }
+        let before = Kept::of(&channel.history);
+        age(&mut channel.history, around.namespaces.get(channel.namespace), around.now_ms);
+        channel.history.tidy();
+        let after = Kept::of(&channel.history);
+        self.count(before, after);
     }
 
     /// Takes everything out of one channel's history; offsets go on where they are.
     fn forget_history(&mut self, slot: u32) {
         let Some(channel) = self.channels.at_mut(slot) else { return };
-        let (bytes, len) = channel.history.clear();
-        self.history_bytes -= bytes;
-        self.history_len -= len;
+        let before = Kept::of(&channel.history);
+        channel.history.clear();
+        self.count(before, Kept { bytes: 0, len: 0 });
     }
 
     fn evict_if_idle(&mut self, slot: u32, around: &mut Surroundings<'_>) {
@@ -493,6 +567,30 @@ impl Channel {
     /// In how many ways its subscribers take publications, joins and leaves.
     fn variants(&self) -> VariantSet {
         self.interest.iter().fold(VariantSet::NONE, |all, interest| all.union(interest.variants))
+    }
+}
+
+/// What is kept of one channel.
+#[derive(Clone, Copy)]
+struct Kept {
+    bytes: u64,
+    len: u64,
+}
+
+impl Kept {
+    fn of(history: &History) -> Self {
+        Kept { bytes: history.bytes() as u64, len: history.len() as u64 }
+    }
+}
+
+/// Forgets what is too old or too much.
+fn age(history: &mut History, rules: &Namespace, now_ms: u64) {
+    while let Some(oldest_at_ms) = history.oldest_at_ms() {
+        let surplus = history.len() > rules.history_size as usize;
+        if !surplus && oldest_at_ms + rules.history_ttl_ms > now_ms {
+            break;
+        }
+        history.pop_oldest();
     }
 }
 

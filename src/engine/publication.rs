@@ -12,6 +12,7 @@
 //! no bytes of their own (nothing gained by compression, or by a delta) point at another's frame.
 
 use alloc::boxed::Box;
+use alloc::sync::Arc;
 use core::ops::Range;
 
 use ringway_wire::centrifuge::Form;
@@ -41,6 +42,30 @@ pub struct Publisher {
 /// Names and values beside a payload.
 pub type Tags = Box<[Tag]>;
 
+/// What few publications have beside their payload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extra {
+    /// Set when a client published.
+    pub publisher: Option<Publisher>,
+    /// Names and values; few or none.
+    pub tags: Tags,
+}
+
+impl Extra {
+    /// None when there is nothing.
+    pub fn of(publisher: Option<Publisher>, tags: Tags) -> Option<Arc<Self>> {
+        (publisher.is_some() || !tags.is_empty()).then(|| Arc::new(Extra { publisher, tags }))
+    }
+
+    /// Bytes of memory it takes.
+    pub fn memory_bytes(&self) -> usize {
+        let publisher = self.publisher.as_ref().map_or(0, |publisher| {
+            publisher.user.len() + publisher.client.len() + publisher.conn_info.len() + publisher.chan_info.len()
+        });
+        size_of::<Self>() + publisher + tags_bytes(&self.tags)
+    }
+}
+
 /// What becomes a publication.
 #[derive(Debug)]
 pub struct Draft<'a> {
@@ -54,10 +79,8 @@ pub struct Draft<'a> {
     pub payload: &'a [u8],
     /// Which of the two.
     pub kind: PayloadKind,
-    /// Set when a client published.
-    pub publisher: Option<Box<Publisher>>,
-    /// Names and values beside the payload; few or none.
-    pub tags: Tags,
+    /// What stands beside the payload, if anything does.
+    pub extra: Option<Arc<Extra>>,
     /// The subscribers' variants.
     pub variants: VariantSet,
     /// The publication of the channel before this one, for deltas; none: all get it whole.
@@ -75,8 +98,7 @@ impl<'a> Draft<'a> {
             offset: 0,
             payload,
             kind: PayloadKind::Json,
-            publisher: None,
-            tags: Tags::default(),
+            extra: None,
             variants: VariantSet::NONE,
             previous: None,
             deflate_bytes_min: 0,
@@ -98,8 +120,7 @@ pub enum JoinLeave {
 pub struct Publication {
     /// Place in the channel as clients see it; 0 for channels without history, and for events.
     pub offset: Offset,
-    publisher: Option<Box<Publisher>>,
-    tags: Tags,
+    extra: Option<Arc<Extra>>,
     frames: Frames,
     payload: Range<u32>,
     event: bool,
@@ -108,17 +129,10 @@ pub struct Publication {
 impl Publication {
     /// Encodes a publication once for every encoding among its variants. `scratch` is reused between calls.
     pub fn encode(draft: Draft<'_>, scratch: &mut Scratch) -> Self {
-        let view = view(draft.payload, draft.offset, draft.publisher.as_deref(), &draft.tags);
+        let view = view(draft.payload, draft.offset, draft.extra.as_deref());
         let payload = scratch.encode(&draft, &view);
         let frames = scratch.finish();
-        Publication {
-            offset: draft.offset,
-            publisher: draft.publisher,
-            tags: draft.tags,
-            frames,
-            payload,
-            event: false,
-        }
+        Publication { offset: draft.offset, extra: draft.extra, frames, payload, event: false }
     }
 
     /// Encodes a member's coming or going for those variants that hear of it. It has no offset and no payload.
@@ -132,7 +146,7 @@ impl Publication {
     ) -> Self {
         scratch.encode_join_leave(kind, channel, number, member, variants);
         let frames = scratch.finish();
-        Publication { offset: 0, publisher: None, tags: Tags::default(), frames, payload: 0..0, event: true }
+        Publication { offset: 0, extra: None, frames, payload: 0..0, event: true }
     }
 
     /// Whether it is a join or leave: only lists that hear of those get it.
@@ -174,12 +188,12 @@ impl Publication {
 
     /// As part of a recovery answer.
     pub fn view(&self) -> PublicationView<'_> {
-        view(self.payload(), self.offset, self.publisher.as_deref(), &self.tags)
+        view(self.payload(), self.offset, self.extra.as_deref())
     }
 
     /// Bytes of memory this publication takes, without the allocator's own.
     pub fn memory_bytes(&self) -> usize {
-        self.frames.memory_bytes() + tags_bytes(&self.tags) + size_of::<Self>()
+        self.frames.memory_bytes() + self.extra.as_ref().map_or(0, |extra| extra.memory_bytes()) + size_of::<Self>()
     }
 }
 
@@ -188,13 +202,14 @@ pub fn tags_bytes(tags: &[Tag]) -> usize {
     tags.iter().map(|(name, value)| size_of::<Tag>() + name.len() + value.len()).sum()
 }
 
-fn view<'a>(data: &'a [u8], offset: Offset, publisher: Option<&'a Publisher>, tags: &'a [Tag]) -> PublicationView<'a> {
-    let info = publisher.map(|publisher| ClientInfoView {
+pub(crate) fn view<'a>(data: &'a [u8], offset: Offset, extra: Option<&'a Extra>) -> PublicationView<'a> {
+    let info = extra.and_then(|extra| extra.publisher.as_ref()).map(|publisher| ClientInfoView {
         user: &publisher.user,
         client: &publisher.client,
         conn_info: &publisher.conn_info,
         chan_info: &publisher.chan_info,
     });
+    let tags = extra.map_or(&[][..], |extra| &extra.tags);
     PublicationView { data, offset, info, tags, ..Default::default() }
 }
 

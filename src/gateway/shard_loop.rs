@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use ringway_engine::ids::{ConnId, CoreId};
-use ringway_engine::lane_message::Batch;
+use ringway_engine::lane_message::{Batch, LaneKind};
 use ringway_engine::metrics::Metric;
 use ringway_engine::outbox::WriteBatch;
 use ringway_engine::seam::{Accepted, Action, Input, Note, Port};
@@ -516,7 +516,16 @@ impl ShardLoop {
         }
         self.metrics_published_ms = self.now_ms;
         let (spill, dropped) = (self.shard.lanes().spill_bytes() as u64, self.shard.lanes().dropped());
+        let said = |kind| self.shard.lanes_said(kind);
+        let [publish, deliver, ack, other] =
+            [LaneKind::Publish, LaneKind::Deliver, LaneKind::Ack, LaneKind::Other].map(said);
         let metrics = self.shard.metrics();
+        metrics.set(Metric::LaneMessagesPublish, publish.messages);
+        metrics.set(Metric::LaneMessagesDeliver, deliver.messages);
+        metrics.set(Metric::LaneMessagesAck, ack.messages);
+        metrics.set(Metric::LaneMessagesOther, other.messages);
+        metrics.set(Metric::LanePublishes, publish.carried);
+        metrics.set(Metric::LaneAcks, ack.carried);
         metrics.set(Metric::LaneSpillBytes, spill);
         metrics.set(Metric::LaneDropped, dropped);
         self.shared.metrics.publish(self.core.0 as usize, metrics);

@@ -250,8 +250,7 @@ fn answered(asked: Asked, answer: &ChannelAnswer, plan: &Plan, ledger: &mut Ledg
         }
         (Asked::History { channel }, Ok(ChannelFact::History { publications, top })) => {
             let epoch = top.epoch.to_string();
-            for publication in publications {
-                let view = publication.view();
+            for view in publications.iter() {
                 let id = ledger.identify(channel, view.data, view.info.as_ref().map(|info| info.client));
                 ledger.place(channel, &epoch, view.offset, id);
             }

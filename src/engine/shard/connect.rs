@@ -218,7 +218,7 @@ impl Shard {
         let subs = opening.granted.iter().zip(&epochs).map(|(granted, epoch)| ServerSubscription {
             channel: &granted.channel,
             result: self.subscribe_result(granted, epoch.as_str()),
-            publications: granted.subscribed.missed().iter().map(|missed| missed.view()),
+            publications: granted.subscribed.missed(),
         });
         let subs: Vec<_> = subs.collect();
         let mut writer = ReplyWriter::resume(form, &mut self.replies).bare(uni);

@@ -24,6 +24,7 @@ use crate::limits::Limits;
 use crate::namespace::{Allow, Namespace, Namespaces};
 use crate::options::{Access, Options, Origins};
 use crate::outbox::WriteBatch;
+use crate::past::Past;
 use crate::seam::{Accepted, Action, Input, Port};
 use crate::tokens::NoTokens;
 
@@ -493,7 +494,7 @@ fn an_answer_too_large_for_a_frame_is_refused() {
     assert_eq!(node.refusal(backend), (1, IngestError::LimitExceeded.code()));
     node.call(backend, 1, CallBody::HistoryRemove { channel: "news" });
     let top = Position { offset: 3, epoch: Epoch { boot: 1, creation: 2 } };
-    node.shards[0].handle(Input::Lane { message: answer(ChannelFact::History { publications: vec![], top }) });
+    node.shards[0].handle(Input::Lane { message: answer(ChannelFact::History { publications: Past::default(), top }) });
     node.settle();
     let frames = node.frames(0, backend);
     let Ok(ServerFrame::CallAnswer(answer)) = wire::decode_server(&frames[0]) else { panic!() };

@@ -8,21 +8,30 @@ use ringway_wire::ingest::{
 };
 
 use super::Shard;
+use super::publish::PayloadCheck;
 use crate::backends::BackendId;
 use crate::connection::{Connection, Phase};
 use crate::events;
 use crate::frame::Frame;
 use crate::ids::{ConnId, CoreId};
 use crate::ingest_session::{IngestSession, check, error_of};
-use crate::lane_message::{EventAnswered, LaneMessage, Origin, PublishError, PublishRequest};
+use crate::lane_message::{EventAnswered, LaneMessage, PublishError};
 use crate::metrics::Metric;
-use crate::publication::Tags;
+use crate::publish_run::{Entry, EntryAnswer, RunAnswer};
 use crate::seam::Note;
 
 /// This node's name in the hello; nodes get names with the fleet.
 const NODE_NAME: &str = "ringway";
 
 impl Shard {
+    /// Bytes of a backend.
+    pub(super) fn received_ingest(&mut self, conn: ConnId, bytes: &mut [u8]) {
+        // So that publishes to channels that this core owns need not queue behind them.
+        self.take_own_messages();
+        self.read(conn, bytes, self.inflate_part());
+        self.runs.send(&mut self.lanes);
+    }
+
     /// Takes one frame from the front of `bytes`; 0: it is not whole.
     pub(super) fn read_ingest(&mut self, conn: ConnId, bytes: &[u8]) -> usize {
         let ready = self.ingest_session(conn).is_some_and(|session| session.ready);
@@ -44,16 +53,17 @@ impl Shard {
     /// What ends the connection.
     fn ingest_frame(&mut self, conn: ConnId, frame: &[u8], ready: bool) -> Result<(), IngestError> {
         debug_assert!(frame.len() >= FRAME_HEADER_BYTES);
-        match ingest::decode_client(frame)? {
+        let frame = ingest::decode_client(frame)?;
+        if !matches!(frame, ClientFrame::Publish(_) | ClientFrame::PublishBatch(_)) {
+            // The owner hears of publishes before what was asked behind them.
+            self.runs.send(&mut self.lanes);
+        }
+        match frame {
             ClientFrame::Hello(hello) => self.hello(conn, &hello),
             _ if !ready => Err(IngestError::BadFrame),
             ClientFrame::Publish(publish) => self.ingest_publish(conn, &publish),
             ClientFrame::PublishBatch(batch) => {
                 for publish in batch {
-                    // A refusal that overflowed the outbox has ended the connection, and its credit with it.
-                    if self.is_closing(conn) {
-                        break;
-                    }
                     self.ingest_publish(conn, &publish?)?;
                 }
                 Ok(())
@@ -156,29 +166,23 @@ impl Shard {
     /// # Errors
     /// What ends the connection; a refusal of this one publish is answered and is no error here.
     fn ingest_publish(&mut self, conn: ConnId, publish: &Publish<'_>) -> Result<(), IngestError> {
+        let Some(Connection { phase: Phase::Ingest { session, .. }, .. }) =
+            self.connections.get_mut(conn.slot, conn.generation)
+        else {
+            // A refusal that overflowed the outbox has ended the connection, and its credit with it.
+            return Ok(());
+        };
         self.metrics.add(Metric::IngestPublishes, 1);
         let bytes = publish.payload.len() as u32;
-        if let Some(Connection { phase: Phase::Ingest { session, .. }, .. }) =
-            self.connections.get_mut(conn.slot, conn.generation)
-        {
-            session.take_credit(publish.payload.len(), &self.options.limits)?;
-        }
+        session.take_credit(publish.payload.len(), &self.options.limits)?;
         let checked = check(publish, &self.options.limits, &self.options.namespaces)
-            .and_then(|kind| self.checked_payload(kind, publish.payload).ok_or(PublishError::BadPayload));
+            .and_then(|kind| self.check_payload(kind, publish.payload).ok_or(PublishError::BadPayload));
         match checked {
-            Ok(payload) => {
-                let request = PublishRequest {
-                    channel: publish.channel.into(),
-                    payload,
-                    kind: publish.kind,
-                    idempotency_key: publish.idempotency_key.into(),
-                    publisher: None,
-                    tags: Tags::default(),
-                    skip_history: false,
-                    origin: Origin::Ingest { conn, seq: publish.seq, bytes },
-                    from: self.options.core,
-                };
-                self.lanes.push(self.owner_of(publish.channel), LaneMessage::Publish(request.into()));
+            Ok(PayloadCheck::AsItIs) => self.ingest_to_owner(conn, publish, publish.payload),
+            Ok(PayloadCheck::Rewritten) => {
+                let payload = core::mem::take(&mut self.payload);
+                self.ingest_to_owner(conn, publish, &payload);
+                self.payload = payload;
             }
             Err(error) => {
                 self.metrics.add(Metric::PublicationsRefused, 1);
@@ -186,6 +190,41 @@ impl Shard {
             }
         }
         Ok(())
+    }
+
+    /// To this core as the owner at once, where nothing that was said to it before still waits; to others, and behind what
+    /// waits, in runs.
+    fn ingest_to_owner(&mut self, conn: ConnId, publish: &Publish<'_>, payload: &[u8]) {
+        let entry = Entry {
+            seq: publish.seq,
+            kind: publish.kind,
+            idempotency_key: publish.idempotency_key,
+            channel: publish.channel,
+            payload,
+        };
+        let (to, me) = (self.owner_of(publish.channel), self.options.core);
+        if to != me || self.lanes.has_own() {
+            return self.runs.push(to, me, conn, &entry);
+        }
+        let (owner, mut around) = self.owner();
+        let answer = owner.take_entry(&entry, &mut around);
+        // Publications for subscribers of this core.
+        self.take_own_messages();
+        self.entry_answered(conn, &answer);
+    }
+
+    /// Publishes of one backend that other owners, or this core later, have decided about.
+    pub(super) fn run_answered(&mut self, run: &RunAnswer) {
+        for answer in &run.answers {
+            self.entry_answered(run.conn, answer);
+        }
+    }
+
+    fn entry_answered(&mut self, conn: ConnId, answer: &EntryAnswer) {
+        match answer.result {
+            Ok(ack) => self.ingest_acknowledged(conn, answer.payload_bytes, ack),
+            Err(error) => self.ingest_refused(conn, answer.seq, answer.payload_bytes, error),
+        }
     }
 
     /// Answers one publish with an error.

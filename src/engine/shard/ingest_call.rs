@@ -170,7 +170,7 @@ impl Shard {
                 self.answer_call(conn, call, CallResult::PresenceStats { clients: *clients, users: *users });
             }
             Ok(ChannelFact::History { publications, top }) => {
-                let views: Vec<_> = publications.iter().map(|publication| publication.view()).collect();
+                let views: Vec<_> = publications.iter().collect();
                 let past = views.iter().map(|view| PastPublication {
                     offset: view.offset,
                     publisher: view.info.as_ref().map(|info| Member {

@@ -10,7 +10,6 @@ use alloc::vec::Vec;
 use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::reply::{ClientError, ReplyWriter};
 use ringway_wire::close::CloseReason;
-use ringway_wire::ingest::Ack;
 
 use super::Shard;
 use super::events::ClientEvent;
@@ -35,6 +34,8 @@ impl Shard {
     pub(super) fn lane(&mut self, message: LaneMessage) {
         match message {
             LaneMessage::Publish(request) => self.owned_publish(*request),
+            LaneMessage::PublishRun(run) => self.owned_publish_run(&run),
+            LaneMessage::RunAnswer(answer) => self.run_answered(&answer),
             LaneMessage::Subscribe(request) => self.owned_subscribe(*request),
             LaneMessage::Leave(request) => self.owned_leave(&request),
             LaneMessage::MemberLeave(request) => self.owned_member_leave(&request),
@@ -83,12 +84,6 @@ impl Shard {
 
     fn publish_answered(&mut self, answer: &PublishAnswer) {
         match (answer.origin, answer.result) {
-            (Origin::Ingest { conn, seq, bytes }, Ok(position)) => {
-                let epoch = (position.epoch.boot, position.epoch.creation);
-                let ack = Ack { seq, offset: position.offset, epoch, duplicate: answer.duplicate };
-                self.ingest_acknowledged(conn, bytes, ack);
-            }
-            (Origin::Ingest { conn, seq, bytes }, Err(error)) => self.ingest_refused(conn, seq, bytes, error),
             (Origin::Client { conn, command }, result) => self.client_publish_answered(conn, command, result.err()),
             // The control plane has an inbox of its own, and calls are not publishes.
             (Origin::Control { .. } | Origin::IngestCall { .. }, _) => self.metrics.add(Metric::LaneStale, 1),
@@ -99,7 +94,7 @@ impl Shard {
         match answer.origin {
             Origin::Client { conn, command } => self.client_read_answered(conn, command, &answer),
             // The control plane has an inbox of its own.
-            Origin::Ingest { .. } | Origin::IngestCall { .. } | Origin::Control { .. } => {
+            Origin::IngestCall { .. } | Origin::Control { .. } => {
                 self.metrics.add(Metric::LaneStale, 1);
             }
         }

@@ -56,13 +56,15 @@ use crate::fanout::{Fanouts, Moved, Taken};
 use crate::frame::Frame;
 use crate::ids::{ConnId, CoreId};
 use crate::ingest_session::IngestSession;
-use crate::lanes::LanesOut;
+use crate::lane_message::LaneKind;
+use crate::lanes::{LanesOut, Said};
 use crate::limits::Limits;
 use crate::metrics::{Metric, Metrics};
 use crate::options::Options;
 use crate::outbox::{Outboxes, WriteBatch};
 use crate::owner::{Owner, Place, Surroundings};
 use crate::publication::opcode;
+use crate::publish_run::OpenRuns;
 use crate::random::Random;
 use crate::route;
 use crate::seam::{Accepted, Action, Input, Note, Port};
@@ -100,6 +102,8 @@ pub struct Shard {
     events: Events,
     lost: events::LostEvents,
     lanes: LanesOut,
+    /// Publishes of the backend that is being read.
+    runs: OpenRuns,
     metrics: Metrics,
     actions: Vec<Action>,
     random: Random,
@@ -160,6 +164,7 @@ impl Shard {
                 limits.lane_spill_bytes_max as usize,
                 limits.lane_batch_messages_max as usize,
             ),
+            runs: OpenRuns::default(),
             metrics: Metrics::new(),
             actions: Vec::new(),
             random,
@@ -289,16 +294,18 @@ impl Shard {
     /// collecting writes.
     pub fn end_turn(&mut self) {
         self.go_on_inflating();
-        while let Some(message) = self.lanes.pop_own() {
-            self.lane(message);
-        }
+        self.take_own_messages();
         self.fire_timers();
         self.fan_out();
         self.go_on_listing();
+        self.take_own_messages();
+        self.write_acknowledgements();
+    }
+
+    fn take_own_messages(&mut self) {
         while let Some(message) = self.lanes.pop_own() {
             self.lane(message);
         }
-        self.write_acknowledgements();
     }
 
     /// Whether `end_turn` would have something to do at once: do not sleep.
@@ -340,6 +347,11 @@ impl Shard {
         &mut self.lanes
     }
 
+    /// What this core has said to others since the start.
+    pub const fn lanes_said(&self, kind: LaneKind) -> Said {
+        self.lanes.said(kind)
+    }
+
     /// Moves what the driver is to do into `out`.
     pub fn take_actions(&mut self, out: &mut Vec<Action>) {
         out.append(&mut self.actions);
@@ -373,7 +385,11 @@ impl Shard {
 
     /// The core that owns a channel.
     fn owner_of(&self, channel: &str) -> CoreId {
-        route::owner(route::bucket(channel), self.options.shards)
+        match self.options.shards {
+            // Nothing to choose: the hash is not needed.
+            1 => self.options.core,
+            shards => route::owner(route::bucket(channel), shards),
+        }
     }
 
     fn owner(&mut self) -> (&mut Owner, Surroundings<'_>) {

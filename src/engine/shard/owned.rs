@@ -11,11 +11,17 @@ use crate::call::{CallError, ChannelCall, ChannelsCall, UserAnswer, UserCall};
 use crate::ids::CoreId;
 use crate::lane_message::{LaneMessage, LeaveRequest, MemberLeave, PublishRequest, SubscribeRequest, UserPresence};
 use crate::metrics::Metric;
+use crate::publish_run::PublishRun;
 
 impl Shard {
     pub(super) fn owned_publish(&mut self, request: PublishRequest) {
         let (owner, mut around) = self.owner();
         owner.publish(request, &mut around);
+    }
+
+    pub(super) fn owned_publish_run(&mut self, run: &PublishRun) {
+        let (owner, mut around) = self.owner();
+        owner.publish_run(run, &mut around);
     }
 
     pub(super) fn owned_subscribe(&mut self, request: SubscribeRequest) {

@@ -125,20 +125,37 @@ impl Shard {
 
     /// A payload as it goes into frames: JSON is checked here, once, and loses its raw newlines. None: it is no JSON.
     pub(super) fn checked_payload(&mut self, kind: PayloadKind, data: &[u8]) -> Option<Box<[u8]>> {
+        Some(match self.check_payload(kind, data)? {
+            PayloadCheck::AsItIs => data.into(),
+            PayloadCheck::Rewritten => self.payload.as_slice().into(),
+        })
+    }
+
+    /// As [`Shard::checked_payload`], without an allocation.
+    pub(super) fn check_payload(&mut self, kind: PayloadKind, data: &[u8]) -> Option<PayloadCheck> {
         if kind == PayloadKind::Bytes {
-            return Some(data.into());
+            return Some(PayloadCheck::AsItIs);
         }
         if !(self.options.utf8)(data) {
             return None;
         }
         if !json::check(data).ok()? {
-            return Some(data.into());
+            return Some(PayloadCheck::AsItIs);
         }
         self.payload.clear();
         self.payload.extend_from_slice(data);
         json::remove_newlines(&mut self.payload);
-        Some(self.payload.as_slice().into())
+        Some(PayloadCheck::Rewritten)
     }
+}
+
+/// Where a payload that was checked stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PayloadCheck {
+    /// Where it was given.
+    AsItIs,
+    /// In the shard's buffer for payloads.
+    Rewritten,
 }
 
 /// A publish's refusal as a client sees it.

@@ -57,8 +57,7 @@ impl Shard {
             ChannelFact::PresenceStats { clients, users } => writer.presence_stats(command, *clients, *users),
             ChannelFact::History { publications, top } => {
                 let epoch = EpochText::new(top.epoch);
-                let views = publications.iter().map(|publication| publication.view());
-                writer.history(command, views, epoch.as_str(), top.offset);
+                writer.history(command, publications.iter(), epoch.as_str(), top.offset);
             }
             // Clients have no command for it.
             ChannelFact::Removed => {}

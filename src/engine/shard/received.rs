@@ -70,7 +70,10 @@ impl Shard {
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         match &mut connection.phase {
             Phase::Client(session) => session.awaiting_pong = false,
-            Phase::Ingest { session, .. } => session.awaiting_pong = false,
+            Phase::Ingest { session, .. } => {
+                session.awaiting_pong = false;
+                return self.received_ingest(conn, bytes);
+            }
             _ => {}
         }
         self.read(conn, bytes, self.inflate_part());

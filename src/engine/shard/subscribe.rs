@@ -305,7 +305,7 @@ impl Shard {
         let waiting = self.connections.get(conn.slot, conn.generation).map_or(0, |c| c.outbox.bytes() as usize);
         // Several server-side subscriptions are answered together.
         let gathered = self.session(conn).and_then(|session| session.opening()).map_or(0, |opening| opening.bytes());
-        let bytes: usize = publications.iter().map(|missed| missed.payload().len() + RECOVERED_ENVELOPE_BYTES).sum();
+        let bytes = publications.payload_bytes() + publications.len() * RECOVERED_ENVELOPE_BYTES;
         // Half of the outbox is left to what comes behind.
         if waiting + gathered + bytes > self.options.limits.outbox_bytes_max as usize / 2 && !publications.is_empty() {
             self.metrics.add(Metric::RecoveriesTooLarge, 1);
@@ -430,8 +430,8 @@ impl Shard {
         let result = self.subscribe_result(granted, epoch.as_str());
         // In a subscription with deltas, data is always text in JSON form.
         let data_as = if granted.variant.delta() { PushData::Whole } else { PushData::Plain };
-        let missed = granted.subscribed.missed().iter();
-        let publications = missed.map(|missed| PublicationView { data_as, ..missed.view() });
+        let missed = granted.subscribed.missed();
+        let publications = missed.map(|missed| PublicationView { data_as, ..missed });
         ReplyWriter::resume(granted.variant.form(), &mut self.replies).subscribe(command, &result, publications);
     }
 
@@ -450,7 +450,7 @@ impl Shard {
         writer.push_subscribe(&granted.channel, &push);
         // The push has no room for what was missed: it follows as ordinary publications.
         for missed in granted.subscribed.missed() {
-            writer.push_publication(&granted.channel, &missed.view());
+            writer.push_publication(&granted.channel, &missed);
         }
     }
 

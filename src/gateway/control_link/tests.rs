@@ -222,7 +222,7 @@ fn answers_to_nobody_are_ignored() {
     let result = Ok(Position { offset: 1, epoch: EPOCH });
     for origin in [
         Origin::Control { call: 77 },
-        Origin::Ingest { conn: ringway_engine::ids::ConnId { slot: 0, generation: 0 }, seq: 1, bytes: 1 },
+        Origin::IngestCall { conn: ringway_engine::ids::ConnId { slot: 0, generation: 0 }, call: 1 },
     ] {
         link.answered(LaneMessage::PublishAnswer(PublishAnswer { origin, result, duplicate: false }));
     }

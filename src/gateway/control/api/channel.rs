@@ -9,7 +9,7 @@ use std::sync::Arc;
 use ringway_engine::call::{ChannelAsk, ChannelFact, HistoryAsk};
 use ringway_engine::limits::OFFSET_MAX;
 use ringway_engine::presence::Member;
-use ringway_engine::publication::Publication as Published;
+use ringway_wire::centrifuge::reply::PublicationView;
 use ringway_wire::ingest::PayloadKind;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -242,7 +242,7 @@ impl HistoryRequest {
         let question = ChannelAsk::History(HistoryAsk { limit, since, reverse: self.reverse.unwrap_or_default() });
         ask(self.channel, question, asking, |told| match told.fact {
             ChannelFact::History { publications, top } => Some(HistoryResult {
-                publications: publications.iter().map(|published| Publication::of(published, told.kind)).collect(),
+                publications: publications.iter().map(|published| Publication::of(&published, told.kind)).collect(),
                 offset: top.offset,
                 epoch: top.epoch.to_string(),
             }),
@@ -252,10 +252,9 @@ impl HistoryRequest {
 }
 
 impl Publication {
-    fn of(published: &Published, kind: PayloadKind) -> Self {
-        let view = published.view();
+    fn of(view: &PublicationView<'_>, kind: PayloadKind) -> Self {
         let (data, b64data) = in_answer(view.data, kind);
-        let info = view.info.map(|info| ClientInfo {
+        let info = view.info.as_ref().map(|info| ClientInfo {
             client: info.client.to_string(),
             user: info.user.to_string(),
             conn_info: Json::checked(info.conn_info),

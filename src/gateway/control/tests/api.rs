@@ -4,8 +4,9 @@ use std::sync::Mutex;
 
 use ringway_engine::call::{CallError, ChannelAsk, ChannelCount, ChannelFact, HistoryAsk, Since, UserOrder};
 use ringway_engine::ids::{ConnId, CoreId};
+use ringway_engine::past::Past;
 use ringway_engine::presence::Member;
-use ringway_engine::publication::{Draft, Publication, Publisher, Scratch};
+use ringway_engine::publication::{Extra, Publisher, Tags};
 use ringway_engine::tokens::Overrides;
 use serde_json::{Value, json};
 
@@ -18,17 +19,13 @@ fn member(client: &str, user: &str, conn_info: &[u8], chan_info: &[u8]) -> Arc<M
     Arc::new(Member { core: CoreId(0), conn, client: client.into(), user: user.into(), conn_info, chan_info })
 }
 
-fn publication(offset: u64, payload: &[u8], by: Option<(&str, &str)>) -> Arc<Publication> {
-    let publisher = by.map(|(user, client)| {
-        Box::new(Publisher {
-            user: user.into(),
-            client: client.into(),
-            conn_info: Box::default(),
-            chan_info: Box::default(),
-        })
-    });
-    let draft = Draft { offset, publisher, ..Draft::new("h", payload) };
-    Arc::new(Publication::encode(draft, &mut Scratch::default()))
+fn past() -> Past {
+    let (user, client) = ("ann".into(), "c1".into());
+    let publisher = Publisher { user, client, conn_info: Box::default(), chan_info: Box::default() };
+    let mut past = Past::new(4, false);
+    past.push((b"{\"n\":4}", b""), None);
+    past.push((b"5", b""), Extra::of(Some(publisher), Tags::default()));
+    past
 }
 
 /// Answers everything but publishes; channel and user names ask for what.
@@ -52,7 +49,7 @@ pub(super) fn other_shards(call: Call) {
                 (_, ChannelAsk::PresenceStats) => Ok(ChannelFact::PresenceStats { clients: 7, users: 3 }),
                 // The top tells the test what was asked.
                 (_, ChannelAsk::History(HistoryAsk { limit, since, reverse })) => Ok(ChannelFact::History {
-                    publications: vec![publication(4, b"{\"n\":4}", None), publication(5, b"5", Some(("ann", "c1")))],
+                    publications: past(),
                     top: Position {
                         offset: limit as u64 * 1_000 + reverse as u64 * 100 + since.map_or(0, |since| since.offset),
                         epoch: since.and_then(|since| since.epoch).unwrap_or(EPOCH),
