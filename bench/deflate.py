@@ -17,7 +17,6 @@ steps of 2 MiB, which is 200 bytes for each of 10,000 connections. The runs that
 """
 import argparse
 import re
-import statistics
 import sys
 
 import running
@@ -47,12 +46,6 @@ def run(name, scenario, outstanding, exact_memory):
     return {**result, "exact_memory": exact_memory}
 
 
-def ratio(runs, plain, key):
-    """Median over the repeats of a run against the plain one beside it: what slows the machine meets both."""
-    each = [run[key] / beside[key] for run, beside in zip(runs, plain)]
-    return f"{statistics.median(each):.2f}× ({min(each):.2f}, {max(each):.2f})" if each else "–"
-
-
 def cpu_table(results, arguments, scenario):
     lines = []
     for outstanding in scenario["outstanding"]:
@@ -61,7 +54,7 @@ def cpu_table(results, arguments, scenario):
                   " | loadgen µs | others' CPU |", "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
         of = lambda name: [run for run in results if run["label"] == name and run["outstanding"] == outstanding
                            and not run["exact_memory"]]
-        share = lambda name, key: ratio(of(name), of("plain"), key)
+        share = lambda name, key: running.ratio(of(name), of("plain"), key)
         for name in arguments.clients:
             runs = of(name)
             each = [run["server_cpu_us_per_delivery"] for run in runs]

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds and measures a million idle connections and one publication to all of them, in a network namespace of its own
+# Builds and measures a million idle connections and publications to all of them, beside the floor, in a network namespace of its own
 # (root); arguments go to bench/million.py. BENCH_PROFILE=fast builds quicker; CARGO_TARGET_DIR is respected.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 [[ "$(id -u)" == 0 ]] || { echo "bench/million.sh makes a network namespace and needs root" >&2; exit 1; }
 profile="${BENCH_PROFILE:-release}"
-cargo build --profile "$profile" -p ringway -p ringway-loadgen
+cargo build --profile "$profile" -p ringway -p ringway-floor -p ringway-loadgen
 # Only namespaces made from now on have a table of this size; the host keeps its own, and gets its setting back.
 before="$(sysctl -n net.ipv4.tcp_child_ehash_entries)"
 sysctl -q -w net.ipv4.tcp_child_ehash_entries=4194304

@@ -162,6 +162,12 @@ def middle(runs, *path):
     return statistics.median(values) if values else None
 
 
+def ratio(runs, others, key):
+    """Median over the repeats of a run against another one's beside it: what slows the machine meets both."""
+    each = [run[key] / beside[key] for run, beside in zip(runs, others)]
+    return f"{statistics.median(each):.2f}× ({min(each):.2f}, {max(each):.2f})" if each else "–"
+
+
 def machine(known):
     """The paragraph of a result that says where it was measured."""
     changed = f" with {known['changed_files']} changed files" if known["changed_files"] else ""

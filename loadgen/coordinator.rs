@@ -37,6 +37,8 @@ struct Worker {
     open: u32,
     deliveries: u64,
     reached: u64,
+    /// First and last delivery of what was last reached.
+    delivered: (u64, u64),
 }
 
 /// The running workers.
@@ -199,6 +201,13 @@ impl Coordinator {
         self.workers.iter().map(|worker| worker.deliveries).sum()
     }
 
+    /// First and last delivery, of all workers, of what [`Coordinator::reached`] last waited for; monotonic ns. None: there
+    /// was none.
+    pub fn delivered(&self) -> Option<(u64, u64)> {
+        let some = self.workers.iter().map(|worker| worker.delivered).filter(|(first_ns, _)| *first_ns > 0);
+        some.reduce(|all, one| (all.0.min(one.0), all.1.max(one.1)))
+    }
+
     /// Collects every worker's report.
     pub fn report(&mut self, published: Option<u64>, merged: &mut Merged) -> Result<(), String> {
         self.order(&Order::Report { published })?;
@@ -267,7 +276,9 @@ impl Coordinator {
             Note::Open { connections } => worker.open = *connections,
             Note::Ready(opened) => worker.open = opened.connections,
             Note::Received { deliveries } => worker.deliveries = *deliveries,
-            Note::Reached { published } => worker.reached = *published,
+            Note::Reached { published, first_ns, last_ns } => {
+                (worker.reached, worker.delivered) = (*published, (*first_ns, *last_ns));
+            }
             Note::Done | Note::Report(_) => {}
         }
         Ok(Some(note))
@@ -318,5 +329,5 @@ fn spawn(index: usize, config: &WorkerConfig, sender: NoteSender) -> Result<Work
         // Its end is an error unless it was asked for; then nobody listens any more.
         let _ = sender.send((index, Err("ended".to_string())));
     });
-    Ok(Worker { child, orders, open: 0, deliveries: 0, reached: 0 })
+    Ok(Worker { child, orders, open: 0, deliveries: 0, reached: 0, delivered: (0, 0) })
 }

@@ -12,7 +12,7 @@
 //! | file | role |
 //! |---|---|
 //! | `options` | command line |
-//! | `scenario` | the scenarios: connect, fanout, echo; `scenario/ingest`, `scenario/presence`; `scenario/memory`: readings at rest |
+//! | `scenario` | the scenarios: connect, fanout, echo; `scenario/ingest`, `scenario/presence`; `scenario/memory`: readings at rest; `scenario/broadcasts`: one publication at a time |
 //! | `coordinator` | starts workers, talks with them, merges what they report |
 //! | `link` | the lines that coordinator and worker say to each other |
 //! | `worker` | one worker process: its event loop, every connection from connect to close; `worker/talk`: its coordinator; `worker/churn`: leaving and joining |

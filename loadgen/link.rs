@@ -127,6 +127,10 @@ pub enum Note {
     Reached {
         /// As in the order.
         published: u64,
+        /// When the first delivery since the order came, monotonic ns; 0: none came since.
+        first_ns: u64,
+        /// When the last delivery came, monotonic ns.
+        last_ns: u64,
     },
     /// So many deliveries have come.
     Received {

@@ -39,7 +39,8 @@ pub enum Refill {
 pub enum Via {
     /// Over Ringway's ingest port.
     Ingest,
-    /// Over a WebSocket connection to `--publish-path`, whose every message the server broadcasts.
+    /// Over a WebSocket connection to `--publish-path`, whose every message the server broadcasts; or, if --url has a
+    /// {channel}, sends to whom the number in front of it names.
     Websocket,
 }
 
@@ -114,7 +115,7 @@ pub struct Common {
 /// Which connections, and how their processes behave.
 #[derive(Args, Clone, Debug)]
 pub struct Clients {
-    /// Server, as ws://address:port/path.
+    /// Server, as ws://address:port/path; {channel} in the path becomes the number of the connection's first channel.
     #[arg(long, default_value = "ws://127.0.0.1:8000/connection/websocket")]
     pub url: String,
     /// What the connections speak.
@@ -209,6 +210,10 @@ pub struct FanoutOptions {
     /// When the closed loop publishes again.
     #[arg(long, value_enum, default_value = "round")]
     pub refill: Refill,
+    /// Window of so many publications to one channel, one at a time with a pause between, each with its own times and CPU;
+    /// instead of `--seconds` of load. 0: off.
+    #[arg(long, default_value_t = 0)]
+    pub broadcasts: u32,
     /// Seconds of rest before the server's memory is read: with all connections open, again when each channel had one
     /// publication, and behind the window. 0: no rest, and no such readings. Needs --server-pid.
     #[arg(long, default_value_t = 0.0)]
@@ -358,6 +363,9 @@ impl ChurnChannel {
         Ok(ChurnChannel { name: name.to_string(), members: Some(members) })
     }
 }
+
+/// Stands in a path for the number of a connection's first channel.
+pub const CHANNEL_MARK: &str = "{channel}";
 
 /// A server address as given by `--url`.
 #[derive(Clone, Debug, PartialEq, Eq)]

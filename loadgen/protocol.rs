@@ -5,12 +5,14 @@
 //!
 //! Invariants: nothing is allocated per message; a masked frame uses one fixed key, since masking protects browsers'
 //! proxies and not a measurement, while the server's unmasking stays real work.
+use std::borrow::Cow;
+
 use memchr::{memchr, memmem};
 use ringway_wire::frame::{Opcode, write_client_header};
 use ringway_wire::upgrade::accept_key;
 
 use crate::nats;
-use crate::options::Protocol;
+use crate::options::{CHANNEL_MARK, Protocol};
 
 /// The handshake key of every connection: 16 bytes in base64. One key, so that the expected answer is computed once.
 const UPGRADE_KEY: &[u8; 24] = b"cmluZ3dheS1sb2FkLWdlbg==";
@@ -51,7 +53,8 @@ pub enum Reply {
 #[derive(Clone, Debug)]
 pub struct Dialect {
     protocol: Protocol,
-    request: Vec<u8>,
+    /// What stands before and behind the number of a channel; all of it before, if the path has none.
+    request: (Vec<u8>, Option<Vec<u8>>),
     deflate: bool,
     accept: [u8; 28],
     pong: Vec<u8>,
@@ -70,6 +73,10 @@ impl Dialect {
             "GET {path} HTTP/1.1\r\nHost: {host}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
              Sec-WebSocket-Key: {key}\r\nSec-WebSocket-Version: 13\r\n{subprotocol}{extensions}\r\n"
         );
+        let request = match request.split_once(CHANNEL_MARK) {
+            Some((before, behind)) => (before.as_bytes().to_vec(), Some(behind.as_bytes().to_vec())),
+            None => (request.into_bytes(), None),
+        };
         let mut pong = Vec::new();
         match protocol {
             Protocol::CentrifugeJson => write_frame(&mut pong, Opcode::Text, b"{}"),
@@ -77,12 +84,15 @@ impl Dialect {
             Protocol::Nats => write_frame(&mut pong, Opcode::Binary, nats::PONG),
             Protocol::Websocket => {}
         }
-        Dialect { protocol, request: request.into_bytes(), deflate, accept: accept_key(UPGRADE_KEY), pong }
+        Dialect { protocol, request, deflate, accept: accept_key(UPGRADE_KEY), pong }
     }
 
-    /// The upgrade request.
-    pub fn request(&self) -> &[u8] {
-        &self.request
+    /// The upgrade request of a connection whose first channel has this number.
+    pub fn request(&self, channel: u32) -> Cow<'_, [u8]> {
+        match &self.request {
+            (whole, None) => Cow::Borrowed(whole),
+            (before, Some(behind)) => Cow::Owned([before, channel.to_string().as_bytes(), behind].concat()),
+        }
     }
 
     /// The frame that answers a ping of the client protocol.
@@ -550,7 +560,15 @@ mod tests {
             assert_eq!(dialect.answer_len(answer.as_bytes()).is_ok(), plain_takes, "{extensions}");
             assert_eq!(deflating.answer_len(answer.as_bytes()).is_ok(), deflating_takes, "{extensions}");
         }
-        let offered = |dialect: &Dialect| String::from_utf8_lossy(dialect.request()).contains("permessage-deflate");
+        let offered = |dialect: &Dialect| String::from_utf8_lossy(&dialect.request(0)).contains("permessage-deflate");
         assert_eq!((offered(&dialect), offered(&deflating)), (false, true));
+    }
+
+    #[test]
+    fn a_path_may_name_the_channel() {
+        let numbered = Dialect::new(Protocol::Websocket, "h", "/direct/{channel}?x=1", false);
+        let line = |channel| String::from_utf8_lossy(&numbered.request(channel)).lines().next().map(str::to_string);
+        assert_eq!(line(0).as_deref(), Some("GET /direct/0?x=1 HTTP/1.1"));
+        assert_eq!(line(4711).as_deref(), Some("GET /direct/4711?x=1 HTTP/1.1"));
     }
 }

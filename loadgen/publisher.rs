@@ -13,7 +13,7 @@ use ringway_wire::ingest::PayloadKind;
 use crate::ingest_sender::{IngestSender, SenderOptions};
 use crate::nats;
 use crate::net;
-use crate::options::{Clients, Protocol, Publishing, Target, Via};
+use crate::options::{CHANNEL_MARK, Clients, Protocol, Publishing, Target, Via};
 use crate::payload::{PayloadTemplate, Stamp};
 use crate::protocol::{Dialect, Item, Reply, next_frame, write_frame};
 
@@ -31,6 +31,9 @@ enum Line {
 pub struct Publisher {
     line: Line,
     payload: PayloadTemplate,
+    /// Over a WebSocket: each message begins with the number of its channel and a space.
+    direct: bool,
+    message: Vec<u8>,
     channels: u64,
     run: u16,
     published: u64,
@@ -43,9 +46,12 @@ impl Publisher {
             Protocol::Websocket | Protocol::Nats => Via::Websocket,
             Protocol::CentrifugeJson | Protocol::CentrifugeProtobuf => Via::Ingest,
         };
+        let direct = clients.url.contains(CHANNEL_MARK);
         let line = match publishing.publish_via.unwrap_or(default) {
-            Via::Websocket if clients.channels > 1 => {
-                return Err("a publishing WebSocket connection reaches everybody: use --channels 1".to_string());
+            Via::Websocket if clients.channels > 1 && !direct => {
+                let text =
+                    "a publishing WebSocket connection reaches everybody: use --channels 1, or {channel} in --url";
+                return Err(text.to_string());
             }
             Via::Websocket => Line::Websocket(WsLine::connect(clients, &publishing.publish_path)?),
             Via::Ingest => Line::Ingest(Box::new(IngestSender::connect(&SenderOptions {
@@ -60,7 +66,15 @@ impl Publisher {
             })?)),
         };
         let payload = PayloadTemplate::new(publishing.payload, publishing.payload_bytes)?;
-        Ok(Publisher { line, payload, channels: u64::from(clients.channels), run, published: 0 })
+        Ok(Publisher {
+            line,
+            payload,
+            direct,
+            message: Vec::new(),
+            channels: u64::from(clients.channels),
+            run,
+            published: 0,
+        })
     }
 
     /// Publications so far.
@@ -86,6 +100,13 @@ impl Publisher {
         let stamp = Stamp { run: self.run, channel, sequence: self.published / self.channels, intended_ns };
         let payload = self.payload.stamped(&stamp);
         match &mut self.line {
+            Line::Websocket(line) if self.direct => {
+                self.message.clear();
+                self.message.extend_from_slice(channel.to_string().as_bytes());
+                self.message.push(b' ');
+                self.message.extend_from_slice(payload);
+                write_frame(&mut line.out, Opcode::Text, &self.message);
+            }
             Line::Websocket(line) => line.publish(payload),
             Line::Ingest(sender) => sender.publish(channel, payload, intended_ns)?,
         }
@@ -132,7 +153,7 @@ impl WsLine {
         let explain = |error: std::io::Error| format!("publisher {}{path}: {error}", target.host);
         let mut stream = TcpStream::connect(target.address).map_err(explain)?;
         stream.set_nodelay(true).map_err(explain)?;
-        stream.write_all(dialect.request()).map_err(explain)?;
+        stream.write_all(&dialect.request(0)).map_err(explain)?;
         stream.set_read_timeout(Some(Duration::from_millis(UPGRADE_WAIT_MS))).map_err(explain)?;
         let (mut input, since) = (Vec::new(), Instant::now());
         let end = loop {

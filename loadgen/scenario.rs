@@ -5,6 +5,7 @@
 //! A window begins and ends at rest: nothing is outstanding when the server's CPU is read, so that the CPU belongs to
 //! exactly the deliveries counted. Open-loop latency counts from the time at which a publication was due, also when it
 //! left late.
+mod broadcasts;
 mod ingest;
 mod memory;
 mod presence;
@@ -191,7 +192,11 @@ fn fanout(options: &FanoutOptions) -> Result<Report, String> {
     load.coordinator.order(&Order::Reset)?;
     load.coordinator.done()?;
     let window = Window::begin(common)?;
-    whole = whole && load.run_for(publishing.seconds)?;
+    whole = whole
+        && match options.broadcasts {
+            0 => load.run_for(publishing.seconds)?,
+            count => broadcasts::run(&mut load, count, &mut report)?,
+        };
     let published = load.publisher.published();
     let deliveries = load.due() - deliveries_before;
     let seconds = window.end(common, &mut report, deliveries, "server_cpu_us_per_delivery")?;

@@ -88,6 +88,11 @@ pub fn own_cpu_ns() -> u64 {
     threads_run_ns("/proc/self/task")
 }
 
+/// What the kernel of this machine holds in small objects, sockets among them, in bytes (`Slab` of `proc_meminfo(5)`).
+pub fn kernel_slab_bytes() -> u64 {
+    kilobytes("/proc/meminfo", "Slab:")
+}
+
 /// Resident memory of this process, in bytes: shared pages divided among their users where the kernel tells.
 pub fn own_resident_bytes() -> u64 {
     match kilobytes("/proc/self/smaps_rollup", "Pss:") {

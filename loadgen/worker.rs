@@ -57,6 +57,16 @@ struct Opening {
     replies_due: u32,
 }
 
+/// What the coordinator waits for.
+#[derive(Debug)]
+struct Goal {
+    published: u64,
+    /// Deliveries to this worker by then.
+    due: u64,
+    /// Time of the first delivery since the order; 0: none yet.
+    first_ns: u64,
+}
+
 /// The running echo load.
 #[derive(Debug)]
 struct Echo {
@@ -101,7 +111,9 @@ struct Worker {
     losses: BTreeMap<String, u64>,
     pings: u64,
     answers_pings: bool,
-    goal: Option<(u64, u64)>,
+    goal: Option<Goal>,
+    /// Time of the last delivery.
+    delivered_ns: u64,
     said_ns: u64,
     said_received: u64,
     said_open: u32,
@@ -168,6 +180,7 @@ impl Worker {
             pings: 0,
             answers_pings: false,
             goal: None,
+            delivered_ns: 0,
             said_ns: 0,
             said_received: 0,
             said_open: 0,
@@ -245,8 +258,8 @@ impl Worker {
             Err(error) => return self.end(connection, &format!("connect: {error}")),
         };
         // On loopback the connection usually stands already, and the request leaves at once.
-        let request = self.dialect.request();
-        match net::send(&socket, request) {
+        let request = self.dialect.request(config.layout.channel(number, 0));
+        match net::send(&socket, &request) {
             Ok(sent) => {
                 if sent < request.len() {
                     self.unsent.insert(connection, request[sent..].to_vec());
@@ -431,6 +444,10 @@ impl Worker {
     fn delivery(&mut self, connection: u32, stamp: &Stamp, now_ns: u64) {
         if self.checker.take(connection, stamp) {
             self.latency.record(now_ns.saturating_sub(stamp.intended_ns));
+            self.delivered_ns = now_ns;
+            if let Some(goal) = self.goal.as_mut().filter(|goal| goal.first_ns == 0) {
+                goal.first_ns = now_ns;
+            }
             if self.echo.is_some() {
                 self.echoed(connection);
             }

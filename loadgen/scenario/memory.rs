@@ -11,7 +11,8 @@
 //! | `received_rested` | the same, rested |
 //! | `loaded` | behind the measured window, rested |
 //!
-//! Invariant: bytes of the process only. What the kernel holds for sockets is not in them.
+//! Invariant: bytes of the process only. What the kernel holds for sockets is not in them; `kernel_slab_bytes` is all that
+//! the machine's kernel holds in small objects, for both ends of each connection and whatever else runs.
 use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value, json};
@@ -21,7 +22,7 @@ use crate::coordinator::Coordinator;
 use crate::options::Common;
 use crate::publisher::Publisher;
 use crate::report::Report;
-use crate::server_cost::Cost;
+use crate::server_cost::{Cost, kernel_slab_bytes};
 
 /// How often a resting publisher looks for pings; far below every time-out of a server.
 const PUBLISHER_LOOK: Duration = Duration::from_secs(1);
@@ -36,6 +37,7 @@ pub(super) struct MemoryLog {
 struct Reading {
     moment: &'static str,
     cost: Cost,
+    kernel_slab_bytes: u64,
     /// CPU of the server over the rest before it, in cores; none without a rest.
     cores: Option<f64>,
 }
@@ -94,24 +96,26 @@ impl MemoryLog {
             let cost = Cost::read(&self.pids)?;
             let cores =
                 rested.map(|(begun, before)| cost.cpu_ns_since(before) as f64 / begun.elapsed().as_nanos() as f64);
-            self.readings.push(Reading { moment, cost, cores });
+            self.readings.push(Reading { moment, cost, kernel_slab_bytes: kernel_slab_bytes(), cores });
         }
         Ok(())
     }
 
     /// Adds the row: bytes of the process, and how many of them came since `before` for each connection.
     pub(super) fn finish(&self, report: &mut Report, connections: u32) {
-        let Some(Reading { cost: before, .. }) = self.readings.first() else { return };
+        let Some(Reading { cost: before, kernel_slab_bytes: slab_before, .. }) = self.readings.first() else { return };
         let each = |now: u64, then: u64| (now as f64 - then as f64) / f64::from(connections.max(1));
         let row: Map<String, Value> = self
             .readings
             .iter()
-            .map(|Reading { moment, cost, cores }| {
+            .map(|Reading { moment, cost, kernel_slab_bytes: slab, cores }| {
                 let reading = json!({
                     "resident_bytes": cost.resident_bytes,
                     "proportional_bytes": cost.proportional_bytes,
                     "resident_bytes_per_connection": each(cost.resident_bytes, before.resident_bytes),
                     "proportional_bytes_per_connection": each(cost.proportional_bytes, before.proportional_bytes),
+                    "kernel_slab_bytes": slab,
+                    "kernel_slab_bytes_per_connection": each(*slab, *slab_before),
                     "cores": cores,
                 });
                 (moment.to_string(), reading)

@@ -4,7 +4,7 @@
 //! Invariant: at most one note of each kind per `notify_us`, except for what the coordinator waits for.
 use std::io::{self, Write as _};
 
-use super::{Echo, Phase, Worker};
+use super::{Echo, Goal, Phase, Worker};
 use crate::link::{Note, Opened, Order, WorkerReport, decode, encode};
 use crate::net;
 use crate::payload::{PayloadForm, PayloadTemplate, Stamp};
@@ -62,7 +62,9 @@ impl Worker {
 
     fn obey(&mut self, order: Order) -> Result<(), String> {
         match order {
-            Order::Goal { published } => self.goal = Some((published, self.checker.due(published))),
+            Order::Goal { published } => {
+                self.goal = Some(Goal { published, due: self.checker.due(published), first_ns: 0 });
+            }
             Order::Echo { outstanding, payload_bytes } => {
                 self.echo = Some(Echo {
                     payload: PayloadTemplate::new(PayloadForm::Text, payload_bytes)?,
@@ -120,11 +122,9 @@ impl Worker {
             }));
         }
         let received = self.checker.received();
-        if let Some((published, due)) = self.goal
-            && received >= due
-        {
-            self.goal = None;
-            say(&Note::Reached { published })?;
+        if let Some(goal) = self.goal.take_if(|goal| received >= goal.due) {
+            let (published, first_ns) = (goal.published, goal.first_ns);
+            say(&Note::Reached { published, first_ns, last_ns: self.delivered_ns })?;
         }
         if self.echo.as_ref().is_some_and(|echo| echo.stopping && echo.outstanding == 0) {
             self.echo = None;

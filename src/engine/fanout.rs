@@ -115,6 +115,14 @@ pub struct Moved {
     pub index: u32,
 }
 
+impl Channel {
+    /// Whether the owner's answer to a subscribe of this variant has been taken and somebody is still there: then the
+    /// owner sends this core what it needs for more of them.
+    pub fn has_subscriber(&self, variant: Variant) -> bool {
+        self.lists.iter().any(|list| list.variant == variant && list.live() > 0)
+    }
+}
+
 impl Fanouts {
     /// No channels. Joined frames stay well below `outbox_bytes_max`.
     pub fn new(seed: u64, outbox_bytes_max: u32) -> Self {

@@ -159,7 +159,7 @@ impl Limits {
         event_deadline_ms: 60_000,
         lane_spill_bytes_max: 64 * 1024 * 1024,
         lane_batch_messages_max: 1_024,
-        fanout_deliveries_per_turn_max: 4_096,
+        fanout_deliveries_per_turn_max: 512,
         fanout_backlog_bytes_max: 64 * 1024 * 1024,
         read_bytes_per_turn_max: 256 * 1024,
     };

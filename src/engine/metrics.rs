@@ -147,10 +147,12 @@ metrics! {
     LaneFull = Counter "ringway_lane_full_total" "" "Times a batch had to wait because the target's queue was full.";
     LaneSpillBytes = Gauge "ringway_lane_spill_bytes" "" "Bytes waiting in this shard for full queues of others.";
     LaneDropped = Counter "ringway_lane_publications_dropped_total" "" "Publications dropped at lane_spill_bytes_max; subscribers were told (2500).";
+    SubscribesAnsweredHere = Counter "ringway_subscribes_answered_here_total" "" "Subscribes that needed no word of the channel's owner: the shard followed the channel already.";
     LaneStale = Counter "ringway_lane_stale_total" "" "Messages that arrived for a channel or connection already gone.";
     LaneWakes = Counter "ringway_lane_wakes_total" "" "Times this shard woke a sleeping shard.";
     Turns = Counter "ringway_loop_turns_total" "" "Turns of the loop.";
     TurnSleeps = Counter "ringway_loop_sleeps_total" "" "Turns that waited in the kernel.";
+    TurnsLate = Counter "ringway_loop_turns_late_total" "" "Turns that came over a second behind the one before: this shard had too little of its core. Nobody is closed for a missing pong for pong_timeout_ms behind one.";
     CqOverflows = Counter "ringway_ring_cq_overflows_total" "" "Turns that found the completion queue overflowed; multishots were re-armed.";
     MultishotRearms = Counter "ringway_ring_multishot_rearms_total" "" "Accept and poll multishots that ended and were armed again.";
     LateCompletions = Counter "ringway_ring_late_completions_total" "" "Completions for a connection slot that had been reused.";

@@ -21,6 +21,7 @@
 //! | `closing` | every way in which a connection ends |
 //! | `slow` | what is dropped for connections that read too slowly |
 
+mod ask_owner;
 mod asked;
 mod closing;
 mod command;
@@ -74,6 +75,8 @@ use slow::Losses;
 
 /// What clients are told of the server's version.
 const VERSION: &str = concat!("ringway ", env!("CARGO_PKG_VERSION"));
+/// From one turn to the next: over it this shard was late, since a turn is short and sleep ends at the next tick.
+const LATE_TURN_MS: u64 = 1_000;
 /// Bytes of the longest answer to one ingest publish: a refusal with its text.
 const ANSWER_BYTES_MAX: usize = 64;
 
@@ -119,6 +122,8 @@ pub struct Shard {
     losses: Losses,
     now_ms: u64,
     swept_ms: u64,
+    /// Until then an answer may be missing because this shard was late, not the peer.
+    late_until_ms: u64,
     shutting_down: bool,
 }
 
@@ -170,6 +175,7 @@ impl Shard {
             losses: Losses::default(),
             now_ms,
             swept_ms: now_ms,
+            late_until_ms: 0,
             shutting_down: false,
             options,
         }
@@ -177,6 +183,10 @@ impl Shard {
 
     /// Tells the time; call it first in every turn.
     pub fn begin_turn(&mut self, now_ms: u64) {
+        if now_ms >= self.now_ms + LATE_TURN_MS {
+            self.metrics.add(Metric::TurnsLate, 1);
+            self.late_until_ms = now_ms + self.options.limits.pong_timeout_ms as u64;
+        }
         self.now_ms = self.now_ms.max(now_ms);
     }
 

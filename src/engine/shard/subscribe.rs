@@ -1,7 +1,7 @@
 //! A subscription's life on its connection's core: asked for, answered, ended.
 //!
 //! In: subscribe commands, server-side subscriptions of tokens and backends, verdicts, owners' answers, unsubscribes.
-//! Out: requests to owners, answers and pushes to the client.
+//! Out: answers and pushes to the client; `ask_owner.rs` says what owners hear.
 //!
 //! ```text
 //! command ─> right: granted │ token's verdict │ backend's word ─> owner ─> answer: join the list, tell the client
@@ -24,13 +24,10 @@ use super::events::ClientEvent;
 use crate::backends::Denied;
 use crate::connection::{Connection, Phase};
 use crate::ids::{ConnId, LocalChannelId};
-use crate::lane_message::{
-    LaneMessage, MemberLeave, RecoverFrom, Recovery, SubscribeAnswer, SubscribeRequest, Subscribed,
-};
+use crate::lane_message::{LaneMessage, MemberLeave, RecoverFrom, Recovery, SubscribeAnswer, Subscribed};
 use crate::metrics::Metric;
 use crate::namespace::{EventMode, NamespaceId};
 use crate::opening::Granted;
-use crate::presence::Member;
 use crate::session::{AskWhat, Right, SubscribeDecision, client_id};
 use crate::subscription::{
     AnswerTo, Asked, Leaving, Subscription, SubscriptionExtra, Traits, Wants, hears_join_leave, traits_of,
@@ -174,44 +171,6 @@ impl Shard {
         if !info.is_empty() || expires_at_ms.is_some() {
             session.subscriptions[index].set_extra(SubscriptionExtra { info, expires_at_ms });
         }
-    }
-
-    /// The right is settled: the owner's turn.
-    fn ask_owner(&mut self, conn: ConnId, local: LocalChannelId, number: u32) {
-        let (core, boot) = (self.options.core, self.options.boot);
-        let Some(channel) = self.fanouts.get(local).map(|channel| channel.name.clone()) else { return };
-        let Some(session) = self.session_mut(conn) else { return };
-        let Some(index) = session.asked(local, number) else { return };
-        let identity = &session.identity;
-        let subscription = &session.subscriptions[index];
-        let stays = subscription.asked().is_some_and(|asked| asked.leaving.is_none());
-        let member = (subscription.traits().member && stays).then(|| {
-            Box::new(Member {
-                core,
-                conn,
-                client: client_id(boot, core, conn).as_ref().into(),
-                user: identity.user.clone(),
-                conn_info: identity.info().into(),
-                chan_info: subscription.info().into(),
-            })
-        });
-        let (variant, tell_join_leave) = (subscription.variant, subscription.traits().tell_join_leave);
-        let Some(asked) = session.subscriptions[index].asked_mut() else { return };
-        asked.sent = true;
-        let recover = asked.recover;
-        let owner = self.owner_of(&channel);
-        let request = SubscribeRequest {
-            channel,
-            local,
-            variant,
-            member,
-            tell_join_leave,
-            recover,
-            conn,
-            command: number,
-            from: core,
-        };
-        self.lanes.push(owner, LaneMessage::Subscribe(request.into()));
     }
 
     /// A subscription token's verdict.

@@ -63,7 +63,7 @@ impl Shard {
             Due::Connect => self.close(conn, CloseReason::ConnectTimeout),
             Due::Client => self.client_due(conn),
             // While we do not read, an answer can lie unread: that is our silence, not the peer's.
-            Due::BackendSilent if self.is_pressed() => {
+            Due::BackendSilent if self.is_deaf() => {
                 self.timers.arm(conn.slot, self.now_ms + pong_timeout_ms.max(TICK_MS));
             }
             Due::PingBackend => {
@@ -111,6 +111,12 @@ impl Shard {
         }
     }
 
+    /// Whether answers can lie unread, or were asked for late, whatever the peer did: this shard is pressed, or had no
+    /// turn for so long that a peer's time was partly ours.
+    fn is_deaf(&self) -> bool {
+        self.is_pressed() || self.now_ms < self.late_until_ms
+    }
+
     fn client_due(&mut self, conn: ConnId) {
         if self.expire(conn) {
             self.ping_step(conn);
@@ -122,7 +128,7 @@ impl Shard {
         let limits = &self.options.limits;
         let (interval_ms, timeout_ms) = (limits.ping_interval_ms as u64, limits.pong_timeout_ms as u64);
         // While we do not read, an answer can lie unread: that is our silence, not the peer's.
-        let deaf = self.is_pressed() || !self.wants_read(conn);
+        let deaf = self.is_deaf() || !self.wants_read(conn);
         let now_ms = self.now_ms;
         let Some(session) = self.session_mut(conn) else { return };
         if session.ping_at.ms().is_none_or(|at_ms| at_ms > now_ms) {
