@@ -46,7 +46,7 @@ const METRICS_INTERVAL_MS: u64 = 100;
 const ACCEPT_RETRY_MS: u64 = 100;
 /// Completions of one turn after which the next wait gathers as many again, and the longest time that one of them waits for
 /// the others. Rare completions wait for nothing; with many, turns would be as many as they are, each with a sleep.
-const GATHER_COMPLETIONS_MIN: u32 = 4;
+const GATHER_COMPLETIONS_MIN: u32 = 8;
 const GATHER_US: u32 = 200;
 /// How soon a batch is offered again to a core whose queue was full.
 const LANE_RETRY_MS: u64 = 1;
