@@ -8,6 +8,8 @@
 #   make bench                  micro benches; make bench-fanout: Ringway, the floor and Bun side by side
 #   make bench-presence         members of a channel of 1,000 to 100,000 leave and join again: CPU and bytes per event
 #   make bench-deflate          a 1 KiB broadcast to 10,000 clients with and without compression: CPU, bytes, memory
+#   make bench-storm            everybody connects at once: CPU per upgrade, and per upgrade with token and subscribe
+#   make bench-latency          100,000 deliveries a second to 1,000 subscribers: latency beside the peers
 #   make bench-direct           10,000 channels of one subscriber: what a message to one client costs, beside the floor and Bun
 #   make bench-cores            the same work on one shard and on two, beside the floor
 #   make bench-million          a million idle connections and publications to all, beside the floor (root; 24 GiB; some minutes)
@@ -25,7 +27,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -110,6 +112,12 @@ bench-presence: tools
 
 bench-deflate: tools
 	bench/deflate.sh
+
+bench-storm: tools
+	bench/storm.sh
+
+bench-latency: tools
+	bench/latency.sh
 
 bench-direct: tools
 	bench/direct.sh

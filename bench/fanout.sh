@@ -16,8 +16,8 @@ done
 [[ ",$servers," == *,ringway* ]] && packages+=(-p ringway)
 BENCH_PROFILE="$profile" cargo build --profile "$profile" "${packages[@]}"
 for peer in bun ws; do
-  if [[ ",$servers," == *",$peer,"* && ! -d "bench/peers/$peer/node_modules/$peer" ]]; then
-    npm install --prefix "bench/peers/$peer" --no-package-lock --no-audit --no-fund --loglevel=error
+  if [[ ",$servers," == *",$peer,"* ]]; then
+    bench/peers/install.sh "$peer"
   fi
 done
 BENCH_PROFILE="$profile" exec python3 bench/compare.py "$@"

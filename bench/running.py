@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 import tomllib
+import urllib.request
 
 BENCH = pathlib.Path(__file__).resolve().parent
 ROOT = BENCH.parent
@@ -46,6 +47,26 @@ def own_and_server_ticks(pid):
     return int(stat[11]) + int(stat[12]) + (children.ru_utime + children.ru_stime) * tick
 
 
+def context_switches(pid):
+    """Of all threads of a process: how often one waited, how often one had to make room."""
+    texts = [path.read_text() for path in pathlib.Path(f"/proc/{pid}/task").glob("*/status")]
+    return {name: sum(int(re.search(rf"^{name}_ctxt_switches:\s*(\d+)", text, re.M).group(1)) for text in texts)
+            for name in ("voluntary", "nonvoluntary")}
+
+
+def metrics(ready):
+    """The numbers of a gateway by name, those of all its shards and labels added up."""
+    control = re.search(r"control=(\S+)", ready).group(1)
+    found = {}
+    with urllib.request.urlopen(f"http://{control}/metrics", timeout=10) as page:
+        for line in page.read().decode().splitlines():
+            if not line.startswith("#"):
+                name, value = line.rsplit(" ", 1)
+                name = name.split("{")[0]
+                found[name] = found.get(name, 0.0) + float(value)
+    return found
+
+
 def fanout_arguments(scenario, outstanding):
     """The load generator's arguments that a scenario gives for every server."""
     return ["-n", scenario["connections"], "-k", outstanding, "--nap-us", scenario["nap_us"],
@@ -57,11 +78,12 @@ def give_up(_signal, _frame):
     raise TimeoutError(f"no ready line within {READY_S} s")
 
 
-def run(name, scenario, server_command, load_arguments, environment=None, doing="fanout"):
+def run(name, scenario, server_command, load_arguments, environment=None, doing="fanout", after=None):
     """One run of a fresh server: the load generator's JSON, with how much of the machine others used meanwhile.
 
     `load_arguments` makes the load generator's arguments of the server's ready line; `environment` is the server's beside
-    our own; `doing` is the load generator's scenario.
+    our own; `doing` is the load generator's scenario; what `after` makes of the ready line and the server's pid, once
+    the load is over, is added to the JSON.
     """
     command = ["taskset", "-c", str(scenario["server_core"])] + [str(part) for part in server_command]
     errors = tempfile.TemporaryFile("w+")
@@ -88,7 +110,7 @@ def run(name, scenario, server_command, load_arguments, environment=None, doing=
             sys.exit(f"{name}: the load generator failed: {load}\n{done.stderr}\n{errors.read()[-2000:]}")
         result = json.loads(done.stdout)
         result["others_cpu_share"] = round(max(0.0, others / ticks), 3)
-        return result
+        return {**result, **(after(ready, pid) if after else {})}
     finally:
         server.terminate()
         try:

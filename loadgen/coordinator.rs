@@ -133,6 +133,7 @@ impl Coordinator {
                 all.first_ns = all.first_ns.min(opened.first_ns);
                 all.last_ns = all.last_ns.max(opened.last_ns);
                 all.resident_bytes += opened.resident_bytes;
+                all.cpu_ns += opened.cpu_ns;
                 merged.opening_latency.add(&opened.latency);
                 for (reason, count) in opened.failures {
                     *all.failures.entry(reason).or_default() += count;

@@ -17,6 +17,7 @@
 //! | `link` | the lines that coordinator and worker say to each other |
 //! | `worker` | one worker process: its event loop, every connection from connect to close; `worker/talk`: its coordinator; `worker/churn`: leaving and joining |
 //! | `protocol` | client side of Centrifuge JSON, Centrifuge Protobuf and plain WebSocket |
+//! | `nats` | what of the NATS protocol a fan-out over nats-server needs |
 //! | `net` | sockets and epoll |
 //! | `token` | a signed token for each connection |
 //! | `payload` | the stamp in every payload: run, channel, sequence, intended time |
@@ -37,6 +38,7 @@ pub mod control;
 pub mod coordinator;
 pub mod ingest_sender;
 pub mod link;
+pub mod nats;
 pub mod net;
 pub mod options;
 pub mod payload;

@@ -158,6 +158,8 @@ pub struct Opened {
     pub failures: BTreeMap<String, u64>,
     /// Memory of the worker process, in bytes.
     pub resident_bytes: u64,
+    /// CPU of the worker process so far, in ns.
+    pub cpu_ns: u64,
 }
 
 /// What a worker found.

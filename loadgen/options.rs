@@ -19,6 +19,8 @@ pub enum Protocol {
     CentrifugeProtobuf,
     /// Plain WebSocket messages; a connection subscribes by being there.
     Websocket,
+    /// The NATS client protocol over WebSocket.
+    Nats,
 }
 
 /// When a closed loop publishes again.

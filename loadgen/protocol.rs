@@ -11,6 +11,7 @@ use memchr::{memchr, memmem};
 use ringway_wire::frame::{Opcode, write_client_header};
 use ringway_wire::upgrade::accept_key;
 
+use crate::nats;
 use crate::options::{CHANNEL_MARK, Protocol};
 
 /// The handshake key of every connection: 16 bytes in base64. One key, so that the expected answer is computed once.
@@ -64,7 +65,7 @@ impl Dialect {
     pub fn new(protocol: Protocol, host: &str, path: &str, deflate: bool) -> Dialect {
         let subprotocol = match protocol {
             Protocol::CentrifugeProtobuf => "Sec-WebSocket-Protocol: centrifuge-protobuf\r\n",
-            Protocol::CentrifugeJson | Protocol::Websocket => "",
+            Protocol::CentrifugeJson | Protocol::Websocket | Protocol::Nats => "",
         };
         let extensions = if deflate { DEFLATE_OFFER } else { "" };
         let key = String::from_utf8_lossy(UPGRADE_KEY);
@@ -80,6 +81,7 @@ impl Dialect {
         match protocol {
             Protocol::CentrifugeJson => write_frame(&mut pong, Opcode::Text, b"{}"),
             Protocol::CentrifugeProtobuf => write_frame(&mut pong, Opcode::Binary, &[0]),
+            Protocol::Nats => write_frame(&mut pong, Opcode::Binary, nats::PONG),
             Protocol::Websocket => {}
         }
         Dialect { protocol, request, deflate, accept: accept_key(UPGRADE_KEY), pong }
@@ -101,7 +103,7 @@ impl Dialect {
     /// The frame type of data messages.
     pub fn opcode(&self) -> Opcode {
         match self.protocol {
-            Protocol::CentrifugeProtobuf => Opcode::Binary,
+            Protocol::CentrifugeProtobuf | Protocol::Nats => Opcode::Binary,
             Protocol::CentrifugeJson | Protocol::Websocket => Opcode::Text,
         }
     }
@@ -142,6 +144,10 @@ impl Dialect {
         let mut batch = Vec::new();
         match self.protocol {
             Protocol::Websocket => return out,
+            Protocol::Nats => {
+                write_frame(&mut out, self.opcode(), &nats::opening(channels));
+                return out;
+            }
             Protocol::CentrifugeJson => {
                 let connect =
                     token.map_or_else(|| "{}".to_string(), |token| format!("{{\"token\":{}}}", quoted(token)));
@@ -210,7 +216,11 @@ impl Dialect {
 
     /// How many replies the opening commands bring.
     pub fn replies(&self, subscriptions: u32) -> u32 {
-        if self.protocol == Protocol::Websocket { 0 } else { subscriptions + 1 }
+        match self.protocol {
+            Protocol::Websocket => 0,
+            Protocol::Nats => 1,
+            Protocol::CentrifugeJson | Protocol::CentrifugeProtobuf => subscriptions + 1,
+        }
     }
 
     /// The next item at the front of a message, and how many bytes it takes; None at the end.
@@ -221,6 +231,7 @@ impl Dialect {
         }
         match self.protocol {
             Protocol::Websocket => Ok(Some((Item::Message(message), message.len()))),
+            Protocol::Nats => nats::next_item(message).map(Some),
             Protocol::CentrifugeJson => {
                 let (line, used) = match memchr(b'\n', message) {
                     Some(at) => (&message[..at], at + 1),
@@ -240,7 +251,7 @@ impl Dialect {
     /// Whether a message is a push that tells of somebody's coming or going.
     pub fn is_join_or_leave(&self, message: &[u8]) -> bool {
         match self.protocol {
-            Protocol::Websocket => false,
+            Protocol::Websocket | Protocol::Nats => false,
             Protocol::CentrifugeJson => {
                 let has = |key: &[u8]| memmem::find(message, key).is_some();
                 message.starts_with(b"{\"push\":") && (has(b"\"join\":{") || has(b"\"leave\":{"))
@@ -256,6 +267,7 @@ impl Dialect {
     pub fn reply(&self, message: &[u8]) -> Reply {
         match self.protocol {
             Protocol::Websocket => Reply::Other,
+            Protocol::Nats => nats::reply(message),
             Protocol::CentrifugeJson => json_reply(message),
             Protocol::CentrifugeProtobuf => protobuf_reply(message),
         }

@@ -1,7 +1,7 @@
 //! The publishing side of the fanout scenario: stamped publications to channels in turn.
 //!
-//! In: how many publications and their intended times. Out: frames on a plain WebSocket connection that the server
-//! broadcasts, or publishes on the ingest port.
+//! In: how many publications and their intended times. Out: frames on a WebSocket connection that the server
+//! broadcasts (plain ones, or those of NATS), or publishes on the ingest port.
 //! Invariants: publication g goes to channel g modulo channels with sequence g / channels; nothing here waits.
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -11,10 +11,11 @@ use ringway_wire::frame::Opcode;
 use ringway_wire::ingest::PayloadKind;
 
 use crate::ingest_sender::{IngestSender, SenderOptions};
+use crate::nats;
 use crate::net;
 use crate::options::{CHANNEL_MARK, Clients, Protocol, Publishing, Target, Via};
 use crate::payload::{PayloadTemplate, Stamp};
-use crate::protocol::{Dialect, next_frame, write_frame};
+use crate::protocol::{Dialect, Item, Reply, next_frame, write_frame};
 
 /// Longest wait for the publishing connection's upgrade, in ms.
 const UPGRADE_WAIT_MS: u64 = 5_000;
@@ -41,7 +42,10 @@ pub struct Publisher {
 impl Publisher {
     /// Connects as the options say.
     pub fn connect(clients: &Clients, publishing: &Publishing, run: u16) -> Result<Publisher, String> {
-        let default = if clients.protocol == Protocol::Websocket { Via::Websocket } else { Via::Ingest };
+        let default = match clients.protocol {
+            Protocol::Websocket | Protocol::Nats => Via::Websocket,
+            Protocol::CentrifugeJson | Protocol::CentrifugeProtobuf => Via::Ingest,
+        };
         let direct = clients.url.contains(CHANNEL_MARK);
         let line = match publishing.publish_via.unwrap_or(default) {
             Via::Websocket if clients.channels > 1 && !direct => {
@@ -49,7 +53,7 @@ impl Publisher {
                     "a publishing WebSocket connection reaches everybody: use --channels 1, or {channel} in --url";
                 return Err(text.to_string());
             }
-            Via::Websocket => Line::Websocket(WsLine::connect(&clients.url, &publishing.publish_path)?),
+            Via::Websocket => Line::Websocket(WsLine::connect(clients, &publishing.publish_path)?),
             Via::Ingest => Line::Ingest(Box::new(IngestSender::connect(&SenderOptions {
                 address: publishing.ingest,
                 token: publishing.ingest_token.clone(),
@@ -103,7 +107,7 @@ impl Publisher {
                 self.message.extend_from_slice(payload);
                 write_frame(&mut line.out, Opcode::Text, &self.message);
             }
-            Line::Websocket(line) => write_frame(&mut line.out, Opcode::Text, payload),
+            Line::Websocket(line) => line.publish(payload),
             Line::Ingest(sender) => sender.publish(channel, payload, intended_ns)?,
         }
         self.published += 1;
@@ -130,17 +134,22 @@ impl Publisher {
     }
 }
 
-/// A plain WebSocket connection whose every message the server broadcasts to all others.
+/// A WebSocket connection whose every message the server broadcasts to all others; to NATS each says to which channel.
 struct WsLine {
     stream: TcpStream,
+    dialect: Dialect,
+    /// NATS: the channel, and the command that is written next.
+    command: Option<(String, Vec<u8>)>,
     out: Vec<u8>,
     input: Vec<u8>,
 }
 
 impl WsLine {
-    fn connect(url: &str, path: &str) -> Result<WsLine, String> {
-        let target = Target::parse(url)?;
-        let dialect = Dialect::new(Protocol::Websocket, &target.host, path, false);
+    fn connect(clients: &Clients, path: &str) -> Result<WsLine, String> {
+        let target = Target::parse(&clients.url)?;
+        let nats = clients.protocol == Protocol::Nats;
+        let protocol = if nats { Protocol::Nats } else { Protocol::Websocket };
+        let dialect = Dialect::new(protocol, &target.host, path, false);
         let explain = |error: std::io::Error| format!("publisher {}{path}: {error}", target.host);
         let mut stream = TcpStream::connect(target.address).map_err(explain)?;
         stream.set_nodelay(true).map_err(explain)?;
@@ -160,7 +169,21 @@ impl WsLine {
         };
         input.drain(..end);
         stream.set_nonblocking(true).map_err(explain)?;
-        Ok(WsLine { stream, out: Vec::new(), input })
+        let mut out = Vec::new();
+        if nats {
+            write_frame(&mut out, Opcode::Binary, nats::introduction());
+        }
+        let command = nats.then(|| (format!("{}0", clients.channel_prefix), Vec::new()));
+        Ok(WsLine { stream, dialect, command, out, input })
+    }
+
+    fn publish(&mut self, payload: &[u8]) {
+        let Some((channel, command)) = &mut self.command else {
+            return write_frame(&mut self.out, Opcode::Text, payload);
+        };
+        command.clear();
+        nats::write_publish(command, channel, payload);
+        write_frame(&mut self.out, Opcode::Binary, command);
     }
 
     fn flush(&mut self) -> Result<bool, String> {
@@ -187,6 +210,21 @@ impl WsLine {
             match frame.opcode {
                 8 => return Err("publisher: the server sent a close frame".to_string()),
                 9 => write_frame(&mut self.out, Opcode::Pong, frame.payload),
+                // The server's lines: whether it still listens, and what it refuses.
+                2 if self.command.is_some() => {
+                    let mut rest = frame.payload;
+                    while let Some((item, used)) = self.dialect.next_item(rest)? {
+                        rest = &rest[used..];
+                        match item {
+                            Item::Ping => self.out.extend_from_slice(self.dialect.pong()),
+                            Item::Message(line) => {
+                                if let Reply::Refused(text) = self.dialect.reply(line) {
+                                    return Err(format!("publisher: refused: {text}"));
+                                }
+                            }
+                        }
+                    }
+                }
                 _ => {}
             }
         }

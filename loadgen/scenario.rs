@@ -120,6 +120,7 @@ fn open(
     report.row("opened", opened.connections);
     report.number("opening_s", seconds);
     report.number("opened_per_s", f64::from(opened.connections) / seconds.max(1e-9));
+    report.number("loadgen_cpu_us_per_opening", opened.cpu_ns as f64 / 1e3 / f64::from(opened.connections.max(1)));
     report.latency("opening_latency", &merged.opening_latency);
     if !common.server_pid.is_empty() {
         let after = Cost::read(&common.server_pid)?;

@@ -24,7 +24,7 @@ const SETTLE: Duration = Duration::from_millis(200);
 /// Runs it.
 pub(super) fn run(options: &PresenceOptions) -> Result<Report, String> {
     let common = &options.common;
-    if options.clients.protocol == Protocol::Websocket {
+    if matches!(options.clients.protocol, Protocol::Websocket | Protocol::Nats) {
         return Err("presence needs channels: use a Centrifuge protocol".to_string());
     }
     if options.watchers == 0 || options.outstanding == 0 || options.churn_channels.is_empty() {

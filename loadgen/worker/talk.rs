@@ -118,6 +118,7 @@ impl Worker {
                 latency: self.opening_latency.buckets(),
                 failures: self.failures.clone(),
                 resident_bytes: server_cost::own_resident_bytes(),
+                cpu_ns: server_cost::own_cpu_ns(),
             }));
         }
         let received = self.checker.received();

@@ -5,7 +5,6 @@
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
-use core::fmt::Write;
 
 use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::command::{Command, ConnectRequest, HistoryRequest, Request, SubscribeRequest};
@@ -497,39 +496,33 @@ pub fn epoch(text: &str) -> Option<Epoch> {
 /// A client's id: unique over restarts, shards and reuse of slots, and never stored.
 /// 36 characters in the shape of a UUID: boot id (56 bits), shard (16), slot (24), generation (32).
 pub fn client_id(boot: u64, core: CoreId, conn: ConnId) -> impl AsRef<str> {
-    let mut text = ClientId { bytes: [0; CLIENT_ID_BYTES], len: 0 };
-    // Cannot fail: the groups and dashes are 36 characters.
-    let _ = write!(
-        text,
-        "{:08x}-{:04x}-{:04x}-{:04x}-{:02x}{:02x}{:08x}",
-        boot >> 32,
-        boot >> 16 & 0xFFFF,
-        core.0,
-        conn.slot >> 8 & 0xFFFF,
-        conn.slot & 0xFF,
-        boot & 0xFF,
-        conn.generation,
-    );
+    let groups = [
+        (boot >> 32, 8),
+        (boot >> 16, 4),
+        (u64::from(core.0), 4),
+        (u64::from(conn.slot >> 8), 4),
+        (u64::from(conn.slot & 0xFF) << 40 | (boot & 0xFF) << 32 | u64::from(conn.generation), 12),
+    ];
+    let mut text = ClientId { bytes: [b'-'; CLIENT_ID_BYTES] };
+    let mut end = 0;
+    for (value, digits) in groups {
+        // By hand: formatting it cost a fiftieth of an opening.
+        for place in 0..digits {
+            let digit = (value >> (4 * (digits - 1 - place)) & 0xF) as usize;
+            text.bytes[end + place] = b"0123456789abcdef"[digit];
+        }
+        end += digits + 1;
+    }
     text
 }
 
 struct ClientId {
     bytes: [u8; CLIENT_ID_BYTES],
-    len: usize,
-}
-
-impl Write for ClientId {
-    fn write_str(&mut self, s: &str) -> core::fmt::Result {
-        let end = self.len + s.len();
-        self.bytes.get_mut(self.len..end).ok_or(core::fmt::Error)?.copy_from_slice(s.as_bytes());
-        self.len = end;
-        Ok(())
-    }
 }
 
 impl AsRef<str> for ClientId {
     fn as_ref(&self) -> &str {
-        core::str::from_utf8(&self.bytes[..self.len]).unwrap_or_default()
+        core::str::from_utf8(&self.bytes).unwrap_or_default()
     }
 }
 
@@ -565,5 +558,7 @@ mod tests {
         let texts: BTreeSet<_> = ids.iter().map(|id| id.as_ref().to_string()).collect();
         assert_eq!(texts.len(), ids.len());
         assert!(texts.iter().all(|text| text.len() == CLIENT_ID_BYTES));
+        let id = client_id(0x0012_3456_789A_BCDE, CoreId(0x0102), conn(0x00A1_B2C3, 0x0D0E_0F10));
+        assert_eq!(id.as_ref(), "00123456-789a-0102-a1b2-c3de0d0e0f10");
     }
 }
