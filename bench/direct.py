@@ -3,8 +3,8 @@
 
 In: a scenario file, the built programs, Bun. Out: a table, and with --save a dated pair of files in bench/results.
 
-Every client has a channel (a topic, a number) of its own. A round is one message to each of them, published at once; the
-next round begins when all have theirs. So no two messages ever wait for one client, and each delivery is a write of its own:
+Every client has a channel (a topic, a number) of its own, and they are published to in turn, with fewer messages
+outstanding than there are clients: so no two wait for one client, and each delivery is a write of its own.
 
   ringway, ringway-protobuf   published over the ingest port, in its batches
   floor                       a message names its connection by number and becomes one SEND of its own frame
@@ -45,8 +45,8 @@ def client_arguments(name, ready):
 
 def run(name, scenario):
     def arguments(ready):
-        channels = scenario["connections"]
-        return [*running.fanout_arguments(scenario, channels), "-m", channels, *client_arguments(name, ready)]
+        return [*running.fanout_arguments(scenario, scenario["outstanding"]), "--refill", "slide",
+                "-m", scenario["connections"], *client_arguments(name, ready)]
 
     return running.run(name, scenario, server_command(name), arguments)
 
@@ -73,8 +73,8 @@ def page(known, text):
     scenario = known["scenario"]
     return f"""# {scenario['name']}, {known['date']}
 
-{scenario['connections']:,} channels with one subscriber each, a message of {scenario['payload_bytes']} bytes to each per round, each \
-delivery a write of its own; server pinned
+{scenario['connections']:,} channels with one subscriber each, messages of {scenario['payload_bytes']} bytes to them in turn, \
+{scenario['outstanding']:,} outstanding, each delivery a write of its own; server pinned
 to core {scenario['server_core']}, load generator (publisher and readers) to core {scenario['loadgen_core']}, loopback, readers nap \
 {scenario['nap_us']} µs; medians of {known['repeats']} interleaved runs of {scenario['seconds']} s, a fresh
 server each. Ringway is published to over ingest in batches of at most 256, the others over one WebSocket connection.

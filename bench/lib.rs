@@ -5,6 +5,7 @@
 //! |---|---|
 //! | `micro/measure` | cases, runs, medians, the table and the JSON line |
 //! | `micro/node` | an engine with subscribers and no sockets |
+//! | `micro/singles` | the same with a channel of its own for each subscriber |
 //! | `micro/host` | one shard's real loop with real sockets, inside this process |
 //!
 //! In: command lines of the benches. Out: figures. Invariant: nothing here is part of the program.

@@ -251,9 +251,9 @@ impl Load<'_> {
     fn due(&self) -> u64 {
         let channels = u64::from(self.options.clients.channels);
         let published = self.publisher.published();
-        let of_channel =
-            |channel: u64| self.subscriptions / channels + u64::from(channel < self.subscriptions % channels);
-        let rest: u64 = (0..published % channels).map(of_channel).sum();
+        // The first channels have one subscriber more, if they do not divide evenly.
+        let further = published % channels;
+        let rest = further * (self.subscriptions / channels) + further.min(self.subscriptions % channels);
         published / channels * self.subscriptions + rest
     }
 

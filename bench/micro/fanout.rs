@@ -6,6 +6,7 @@
 use mimalloc::MiMalloc;
 use ringway_bench::micro::measure::{Bench, RUNS};
 use ringway_bench::micro::node::Node;
+use ringway_bench::micro::singles::Singles;
 use ringway_wire::centrifuge::Form;
 
 /// As in the `ringway` binary.
@@ -28,6 +29,14 @@ fn main() {
                 }
             });
         }
+        bench.case_with(
+            &format!("Json 128 B to each of {subscribers} channels of one"),
+            u64::from(subscribers),
+            || {
+                let mut singles = Singles::new(subscribers, Form::Json, 128);
+                move || assert!(singles.round() > u64::from(subscribers))
+            },
+        );
         if bench.is_timed() {
             stages(&mut bench, subscribers);
         }

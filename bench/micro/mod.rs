@@ -16,3 +16,4 @@
 pub mod host;
 pub mod measure;
 pub mod node;
+pub mod singles;

@@ -52,8 +52,13 @@ pub fn options(utf8: fn(&[u8]) -> bool) -> Options {
     }
 }
 
-/// What a client says first, all at once: upgrade, connect, subscribe.
+/// What a client says first, all at once: upgrade, connect, subscribe to the channel of all benches.
 pub fn client_opening(form: Form) -> Vec<u8> {
+    client_opening_to(form, CHANNEL)
+}
+
+/// The same for a channel with a name of less than 100 bytes.
+pub fn client_opening_to(form: Form, channel: &str) -> Vec<u8> {
     let protocol = if form == Form::Protobuf { "Sec-WebSocket-Protocol: centrifuge-protobuf\r\n" } else { "" };
     let mut bytes = format!(
         "GET /connection/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -62,7 +67,7 @@ pub fn client_opening(form: Form) -> Vec<u8> {
     .into_bytes();
     match form {
         Form::Json => {
-            let subscribe = format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"{CHANNEL}\"}}}}");
+            let subscribe = format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"{channel}\"}}}}");
             push_client_frame(&mut bytes, Opcode::Text, b"{\"id\":1,\"connect\":{}}");
             push_client_frame(&mut bytes, Opcode::Text, subscribe.as_bytes());
         }
@@ -70,7 +75,7 @@ pub fn client_opening(form: Form) -> Vec<u8> {
             // Length, id = 1, connect = {}.
             push_client_frame(&mut bytes, Opcode::Binary, &[4, 0x08, 1, 0x22, 0]);
             // Length, id = 2, subscribe = { channel }.
-            let name = CHANNEL.as_bytes();
+            let name = channel.as_bytes();
             let mut subscribe = vec![name.len() as u8 + 6, 0x08, 2, 0x2A, name.len() as u8 + 2, 0x0A, name.len() as u8];
             subscribe.extend_from_slice(name);
             push_client_frame(&mut bytes, Opcode::Binary, &subscribe);

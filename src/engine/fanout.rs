@@ -4,7 +4,8 @@
 //! most a given number per turn; the rest follows in the next turn.
 //!
 //! A subscriber stands in one list of its channel, that of its [`Variant`]; lists exist while somebody is on them. What
-//! waits for a channel, and how it is handed out, is `run.rs`.
+//! waits for a channel, and how it is handed out, is `run.rs`; a lone publication for a channel with few subscribers, which
+//! is what a message to one user is, waits in the queue of channels itself and needs no state.
 //! Invariants: lists only grow while something waits (leaves mark their place, joins append), so a slice continues
 //! where it stopped and nobody is skipped, served twice or served what came before they joined. The order of lists
 //! changes only when nothing waits.
@@ -16,7 +17,7 @@ use alloc::vec::Vec;
 
 use crate::frame::Frame;
 use crate::ids::LocalChannelId;
-use crate::list::{List, VACANT};
+use crate::list::{HAS_BASE, List, VACANT, slot_of};
 use crate::names::Names;
 use crate::namespace::{NamespaceId, Namespaces, SlowConsumer};
 use crate::publication::Publication;
@@ -29,13 +30,17 @@ const JOINED_BYTES_MAX: usize = 32 * 1024;
 /// States of channels with something waiting that are kept for the next ones.
 const SPARE_MAX: usize = 64;
 
+/// Subscribers of a channel whose next publication waits in the queue of channels.
+const FEW_MAX: usize = 4;
+
 /// All channels with a subscriber (or a subscribe under way) on this core.
 #[derive(Debug)]
 pub struct Fanouts {
     channels: Slots<Channel>,
     names: Names,
-    /// Channels with something waiting, each once, in the order in which they began to wait.
-    active: VecDeque<LocalChannelId>,
+    /// Channels with something waiting, in the order in which they began to wait: each once, and once more in front of that
+    /// with a publication that waits here.
+    active: VecDeque<Active>,
     joined: Joined,
     /// For channels that begin to wait.
     #[expect(clippy::vec_box, reason = "they go back and forth between here and the channels")]
@@ -55,8 +60,27 @@ pub struct Channel {
     lists: Vec<List>,
     /// Subscribes sent to the owner and not answered yet.
     unanswered: u32,
+    /// A publication waits in the queue of channels, in front of what is in `pending`.
+    one_waits: bool,
     /// What waits and is handed out; none: nothing.
     pending: Option<Box<Pending>>,
+}
+
+/// A place in the queue of channels with something waiting.
+#[derive(Debug)]
+struct Active {
+    local: LocalChannelId,
+    /// What waits; none: it is in the channel's `pending`.
+    one: Option<One>,
+}
+
+/// A publication for the first `end` entries of a channel's only list.
+#[derive(Debug)]
+struct One {
+    publication: Arc<Publication>,
+    end: u8,
+    /// How many of them have it.
+    cursor: u8,
 }
 
 /// What [`Fanouts::step`] hands to the shard for a subscriber. The same for many of them.
@@ -170,6 +194,7 @@ impl Fanouts {
                 namespace,
                 lists: Vec::new(),
                 unanswered: 0,
+                one_waits: false,
                 pending: None,
             });
             self.names.insert(name, slot, |slot| name_at(&self.channels, slot));
@@ -199,7 +224,7 @@ impl Fanouts {
             channel.lists.len() - 1
         });
         // While something waits, a vacant place is among those that are still to get it.
-        if channel.pending.is_some() { channel.lists[at].append(slot) } else { channel.lists[at].join(slot) }
+        if channel.is_waiting() { channel.lists[at].append(slot) } else { channel.lists[at].join(slot) }
     }
 
     /// Takes a connection off the channel's list. `moved` hears of others whose places change.
@@ -211,9 +236,10 @@ impl Fanouts {
         // seldom at hand.
         list.vacate(index);
         // Places may change only when nothing waits and the last fan-out's places have been tidied.
-        if channel.pending.is_some() {
+        if channel.is_waiting() {
             return;
         }
+        let list = &mut channel.lists[at];
         if list.live() == 0 {
             channel.lists.swap_remove(at);
         } else if list.is_gappy() {
@@ -280,8 +306,18 @@ impl Fanouts {
             return true;
         }
         self.backlog_bytes += publication.memory_bytes();
+        if let [list] = &channel.lists[..]
+            && list.entries.len() <= FEW_MAX
+            && !channel.is_waiting()
+            && !event
+        {
+            let one = One { publication, end: list.entries.len() as u8, cursor: 0 };
+            self.active.push_back(Active { local, one: Some(one) });
+            channel.one_waits = true;
+            return true;
+        }
         let pending = channel.pending.get_or_insert_with(|| {
-            self.active.push_back(local);
+            self.active.push_back(Active { local, one: None });
             self.spare.pop().unwrap_or_default()
         });
         pending.push(publication, &channel.lists);
@@ -304,11 +340,24 @@ impl Fanouts {
     ) -> u32 {
         let mut slice = Slice { budget, done: 0, put_off: false };
         while slice.done < budget && !slice.put_off {
-            let Some(local) = self.active.front().copied() else { break };
+            let Some(active) = self.active.front_mut() else { break };
+            let local = active.local;
             let Some(channel) = self.channels.get_mut(local.slot, local.generation) else {
+                self.backlog_bytes -= active.one.as_ref().map_or(0, |one| one.publication.memory_bytes());
                 self.active.pop_front();
                 continue;
             };
+            if let Some(one) = &mut active.one {
+                if channel.hand_out_one(local, one, namespaces, &mut slice, &mut deliver) {
+                    self.backlog_bytes -= one.publication.memory_bytes();
+                    self.active.pop_front();
+                    channel.one_waits = false;
+                    if !channel.is_waiting() {
+                        channel.tidy(local, moved);
+                    }
+                }
+                continue;
+            }
             if !channel.begin(local, namespaces, &mut self.joined, moved) {
                 let pending = channel.pending.take().filter(|pending| pending.is_small());
                 self.spare.extend(pending.filter(|_| self.spare.len() < SPARE_MAX));
@@ -350,11 +399,63 @@ impl Channel {
         if pending.begin(&self.lists, policy, local.slot, joined) {
             return true;
         }
+        self.tidy(local, moved);
+        false
+    }
+
+    /// Whether places must stay as they are.
+    const fn is_waiting(&self) -> bool {
+        self.one_waits || self.pending.is_some()
+    }
+
+    /// Closes gaps. Only while nothing waits.
+    fn tidy(&mut self, local: LocalChannelId, moved: &mut Vec<Moved>) {
         for list in &mut self.lists {
             list.tidy(|slot, index| moved.push(Moved { slot, local, index }));
         }
         self.lists.retain(|list| !list.entries.is_empty());
-        false
+    }
+
+    /// Goes on with a publication that waits in the queue; true when everybody has it.
+    fn hand_out_one(
+        &mut self,
+        local: LocalChannelId,
+        one: &mut One,
+        namespaces: &Namespaces,
+        slice: &mut Slice,
+        deliver: &mut impl FnMut(u32, &Delivery<'_>) -> Taken,
+    ) -> bool {
+        let Some(list) = self.lists.first_mut() else { return true };
+        let (variant, publication) = (list.variant, &one.publication);
+        let frame = |has_base| Frame::from_publication(Arc::clone(publication), variant, has_base);
+        let Some(whole) = frame(false) else {
+            debug_assert!(false, "not encoded for a list that takes it");
+            return true;
+        };
+        let policy = namespaces.get(self.namespace).slow_consumer;
+        let lossy = (policy != SlowConsumer::Disconnect).then_some(Lossy {
+            policy,
+            channel: local.slot,
+            instead: &whole,
+            publications: 1,
+        });
+        while one.cursor < one.end && slice.done < slice.budget {
+            let entry = list.entries[one.cursor as usize];
+            if entry != VACANT {
+                let based = (variant.delta() && entry & HAS_BASE != 0).then(|| frame(true)).flatten();
+                let delivery = Delivery::new(based.as_ref().unwrap_or(&whole), 1, lossy);
+                if deliver(slot_of(entry), &delivery) == Taken::PutOff {
+                    slice.put_off = true;
+                    return false;
+                }
+                if variant.delta() {
+                    list.entries[one.cursor as usize] |= HAS_BASE;
+                }
+                slice.done += 1;
+            }
+            one.cursor += 1;
+        }
+        one.cursor == one.end
     }
 }
 

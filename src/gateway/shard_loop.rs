@@ -6,8 +6,8 @@
 //! 2–4 read  ready connections: bytes -> Shard (handshake, frames, commands)
 //! 5–6 lanes batches of other cores -> Shard (owner, answers, publications)
 //! 7 fan out Shard::end_turn: a slice of deliveries, timers, acknowledgements
-//! 8–9 write one contiguous write per connection with something waiting; what the socket did not take stays
 //! lanes     what was said to other cores goes out in batches; one wake per sleeping core
+//! 8–9 write one contiguous write per connection with something waiting; what the socket did not take stays
 //! close     sockets of ended connections, once nothing of them is in flight
 //! ```
 //! In: completions, the inbox, time. Out: ring operations, batches. The loop decides nothing about protocols: it turns
@@ -184,7 +184,10 @@ impl ShardLoop {
         self.take_lanes();
         self.read_ready();
         self.shard.end_turn();
+        // Writing a slice takes milliseconds: other cores have their part of a publication before it and write meanwhile.
+        self.send_lanes();
         self.write();
+        // What followed from writing, such as the end of a connection.
         self.send_lanes();
         self.carry_out();
         self.accept();
