@@ -23,6 +23,7 @@ pub mod config_table;
 pub mod control;
 pub mod control_link;
 pub mod log;
+mod notes;
 pub mod pages;
 mod places;
 pub mod reload;

@@ -21,15 +21,14 @@ use ringway_engine::ids::{ConnId, CoreId};
 use ringway_engine::lane_message::{Batch, LaneKind};
 use ringway_engine::metrics::Metric;
 use ringway_engine::outbox::WriteBatch;
-use ringway_engine::seam::{Accepted, Action, Input, Note, Port};
+use ringway_engine::seam::{Accepted, Action, Input, Port};
 use ringway_engine::shard::Shard;
 use ringway_sys::{Completion, Errno, Inbox, ListenOptions, Listener, Op, Ring, Scratch, Socket, Token, Wait};
-use ringway_wire::ingest::EventKind;
 
 use crate::clock;
 use crate::config::SendMode;
 use crate::control::MetricsHub;
-use crate::log;
+use crate::notes;
 use crate::places::{Completed, Places};
 
 /// Batches taken from the inbox in one turn; the rest follows in the next.
@@ -208,7 +207,11 @@ impl ShardLoop {
         } else {
             let (completions, timeout_ms) = (self.completed, self.shard.next_tick_in_ms());
             let gathers = completions >= GATHER_COMPLETIONS_MIN && timeout_ms > 0;
-            if gathers { Wait::Gather { completions, gather_us: GATHER_US, timeout_ms } } else { Wait::Until { timeout_ms } }
+            if gathers {
+                Wait::Gather { completions, gather_us: GATHER_US, timeout_ms }
+            } else {
+                Wait::Until { timeout_ms }
+            }
         };
         let report = self.ring.turn(wait, &mut self.completions)?;
         self.completed = self.completions.len() as u32;
@@ -516,7 +519,7 @@ impl ShardLoop {
                         let _ = socket.shutdown_write();
                     }
                 }
-                Action::Note(note) => log_note(self.core, note),
+                Action::Note(note) => notes::log(self.core, note),
             }
         }
         self.actions = actions;
@@ -574,34 +577,4 @@ fn socket_of(places: &Places, conn: ConnId) -> &Socket {
 
 fn wake_token() -> Token {
     Token::new(Op::Wake, 0, 0)
-}
-
-fn log_note(core: CoreId, note: Note) {
-    let shard = core.0;
-    let from = |peer: Option<std::net::IpAddr>| peer.map_or_else(|| "unknown".to_owned(), |peer| peer.to_string());
-    match note {
-        Note::LaneLost { from, subscriptions } => log::warn(
-            "lane",
-            "publications were dropped because a shard could not keep up; its subscribers were told to recover",
-            &[("shard", &shard), ("from", &from.0), ("subscriptions", &subscriptions)],
-        ),
-        Note::IngestRefused { peer } => {
-            log::warn("ingest", "a backend was refused", &[("shard", &shard), ("peer", &from(peer))]);
-        }
-        Note::IngestConnected { peer } => {
-            log::info("ingest", "a backend connected", &[("shard", &shard), ("peer", &from(peer))]);
-        }
-        Note::EventsTaken { peer, kinds } => {
-            let kinds: Vec<_> = EventKind::ALL.into_iter().filter(|kind| kinds.contains(*kind)).collect();
-            let kinds = kinds.iter().map(|kind| kind.label()).collect::<Vec<_>>().join(",");
-            let fields: [(&str, &dyn std::fmt::Display); 3] =
-                [("shard", &shard), ("peer", &from(peer)), ("kinds", &kinds)];
-            log::info("events", "a backend takes events", &fields);
-        }
-        Note::EventsLost { count } => log::warn(
-            "events",
-            "events were dropped because backends did not take them in time; see ringway_events_dropped_total",
-            &[("shard", &shard), ("count", &count)],
-        ),
-    }
 }
