@@ -12,6 +12,7 @@
 #   make bench-latency          100,000 deliveries a second to 1,000 subscribers: latency beside the peers
 #   make bench-direct           10,000 channels of one subscriber: what a message to one client costs, beside the floor and Bun
 #   make bench-cores            the same work on one shard and on two, beside the floor
+#   make bench-all              every comparison below, with its dated page (root; some 70 minutes of a quiet machine)
 #   make bench-million          a million idle connections and publications to all, beside the floor (root; 24 GiB; some minutes)
 #   make bench-two-million      the same with two million (16 GiB of the kernel's)
 #   make bench-tuning           what each setting of tuning/99-ringway.conf does (root)
@@ -27,7 +28,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -130,6 +131,9 @@ bench-million: tools
 
 bench-two-million: tools
 	bench/million.sh --scenario two-million --servers ringway
+
+bench-all: tools
+	bench/all.sh
 
 bench-tuning: tools
 	bench/tuning.sh
