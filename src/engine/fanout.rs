@@ -30,6 +30,8 @@ const JOINED_BYTES_MAX: usize = 32 * 1024;
 /// States of channels with something waiting that are kept for the next ones.
 const SPARE_MAX: usize = 64;
 
+/// Places in the queue of channels that stay for the next burst; what a larger one took is given back behind it.
+const KEPT_ACTIVE: usize = 16 * 1024;
 /// Subscribers of a channel whose next publication waits in the queue of channels.
 const FEW_MAX: usize = 4;
 
@@ -340,7 +342,10 @@ impl Fanouts {
     ) -> u32 {
         let mut slice = Slice { budget, done: 0, put_off: false };
         while slice.done < budget && !slice.put_off {
-            let Some(active) = self.active.front_mut() else { break };
+            let Some(active) = self.active.front_mut() else {
+                self.active.shrink_to(KEPT_ACTIVE);
+                break;
+            };
             let local = active.local;
             let Some(channel) = self.channels.get_mut(local.slot, local.generation) else {
                 self.backlog_bytes -= active.one.as_ref().map_or(0, |one| one.publication.memory_bytes());
