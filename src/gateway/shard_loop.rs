@@ -205,7 +205,11 @@ impl ShardLoop {
         } else {
             let (completions, timeout_ms) = (self.completed, self.shard.next_tick_in_ms());
             let gathers = completions >= GATHER_COMPLETIONS_MIN && timeout_ms > 0;
-            if gathers { Wait::Gather { completions, gather_us: GATHER_US, timeout_ms } } else { Wait::Until { timeout_ms } }
+            if gathers {
+                Wait::Gather { completions, gather_us: GATHER_US, timeout_ms }
+            } else {
+                Wait::Until { timeout_ms }
+            }
         };
         let report = self.ring.turn(wait, &mut self.completions)?;
         self.completed = self.completions.len() as u32;
