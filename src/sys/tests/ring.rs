@@ -365,7 +365,9 @@ fn a_gathering_wait_ends_with_enough_or_with_one_in_the_end() {
     assert_eq!(out.iter().map(|completion| completion.token.slot()).collect::<Vec<_>>(), [1]);
     // None: it ends with the time-out.
     out.clear();
-    assert!(ring.turn(Wait::Gather { completions: 3, gather_us: 1_000, timeout_ms: 20 }, &mut out).expect("turn").waited);
+    assert!(
+        ring.turn(Wait::Gather { completions: 3, gather_us: 1_000, timeout_ms: 20 }, &mut out).expect("turn").waited
+    );
     assert!(out.is_empty());
 }
 
