@@ -8,6 +8,8 @@
 #   make bench                  micro benches; make bench-fanout: Ringway, the floor and Bun side by side
 #   make bench-presence         members of a channel of 1,000 to 100,000 leave and join again: CPU and bytes per event
 #   make bench-deflate          a 1 KiB broadcast to 10,000 clients with and without compression: CPU, bytes, memory
+#   make bench-memory           connections come and leave ten times, and receive 64 KiB once: memory after each
+#   make instructions           counts instructions of the hot paths; fails above their ceilings (part of make test)
 #   make bench-million          a million idle connections and one publication to all of them (root; 24 GiB; some minutes)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,7 +23,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-million clean
+.PHONY: help run test tools sdk fmt lint binary unit instructions loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-memory bench-million clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -31,7 +33,7 @@ run: tools
 	cargo build --release -p ringway --bin ringway
 	exec $(CARGO_TARGET_DIR)/release/ringway --dev $(ARGS)
 
-test: tools sdk fmt lint binary unit loom scripts
+test: tools sdk fmt lint binary unit instructions loom scripts
 	@echo "make test: everything passed"
 
 tools:
@@ -53,6 +55,10 @@ binary:
 # Unit, property, corpus replay, house rules, end-to-end, SDK, browser. All test programs run, also behind a failed one.
 unit: binary
 	cargo test --workspace --no-fail-fast
+
+# Decode, unmask, encode and the fan-out step, per item, under callgrind; in the binary's profile, so that little is built anew.
+instructions:
+	bench/micro/instructions.py --guard
 
 # Model check of the lanes' sleep and wake. Its own target folder: the cfg would rebuild everything else.
 loom:
@@ -106,6 +112,9 @@ bench-presence: tools
 
 bench-deflate: tools
 	bench/deflate.sh
+
+bench-memory: tools
+	bench/memory.sh
 
 bench-million: tools
 	bench/million.sh

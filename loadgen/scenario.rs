@@ -8,6 +8,7 @@
 mod ingest;
 mod memory;
 mod presence;
+mod rounds;
 
 use std::time::{Duration, Instant};
 
@@ -46,6 +47,7 @@ pub fn run(options: &Options) -> Result<Report, String> {
         Command::Echo(options) => echo(options),
         Command::Ingest(options) => ingest::run(options),
         Command::Presence(options) => presence::run(options),
+        Command::Memory(options) => rounds::run(options),
         Command::Worker => Err("a worker is not a scenario".to_string()),
     }
 }
