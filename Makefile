@@ -6,16 +6,18 @@
 #   make million-publications   1,000,000 ingest publications over 1,000 channels, counted by SDK clients
 #   make cut-200                200 cuts of an SDK client under 2,000 publications a second, in both encodings
 #   make bench                  micro benches; make bench-fanout: Ringway, the floor and Bun side by side
+#   make bench-all              every comparison below, with its dated page (root; some 70 minutes of a quiet machine)
 #   make bench-presence         members of a channel of 1,000 to 100,000 leave and join again: CPU and bytes per event
 #   make bench-deflate          a 1 KiB broadcast to 10,000 clients with and without compression: CPU, bytes, memory
 #   make bench-storm            everybody connects at once: CPU per upgrade, and per upgrade with token and subscribe
 #   make bench-latency          100,000 deliveries a second to 1,000 subscribers: latency beside the peers
 #   make bench-direct           10,000 channels of one subscriber: what a message to one client costs, beside the floor and Bun
 #   make bench-cores            the same work on one shard and on two, beside the floor
-#   make bench-all              every comparison below, with its dated page (root; some 70 minutes of a quiet machine)
 #   make bench-million          a million idle connections and publications to all, beside the floor (root; 24 GiB; some minutes)
 #   make bench-two-million      the same with two million (16 GiB of the kernel's)
 #   make bench-tuning           what each setting of tuning/99-ringway.conf does (root)
+#   make bench-memory           connections come and leave ten times, and receive 64 KiB once: memory after each
+#   make instructions           counts instructions of the hot paths; fails above their ceilings (part of make test)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -28,7 +30,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -38,7 +40,7 @@ run: tools
 	cargo build --release -p ringway --bin ringway
 	exec $(CARGO_TARGET_DIR)/release/ringway --dev $(ARGS)
 
-test: tools sdk fmt lint binary unit loom scripts
+test: tools sdk fmt lint binary unit instructions loom scripts
 	@echo "make test: everything passed"
 
 tools:
@@ -60,6 +62,10 @@ binary:
 # Unit, property, corpus replay, house rules, end-to-end, SDK, browser. All test programs run, also behind a failed one.
 unit: binary
 	cargo test --workspace --no-fail-fast
+
+# Decode, unmask, encode and the fan-out step, per item, under callgrind; in the binary's profile, so that little is built anew.
+instructions:
+	bench/micro/instructions.py --guard
 
 # Model check of the lanes' sleep and wake. Its own target folder: the cfg would rebuild everything else.
 loom:
@@ -125,6 +131,9 @@ bench-direct: tools
 
 bench-cores: tools
 	bench/cores.sh
+
+bench-memory: tools
+	bench/memory.sh
 
 bench-million: tools
 	bench/million.sh

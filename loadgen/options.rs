@@ -78,6 +78,7 @@ impl Options {
             Command::Echo(options) => Some(&options.common),
             Command::Ingest(options) => Some(&options.common),
             Command::Presence(options) => Some(&options.common),
+            Command::Memory(options) => Some(&options.common),
             Command::Worker => None,
         }
     }
@@ -96,6 +97,8 @@ pub enum Command {
     Ingest(IngestOptions),
     /// Let members of a channel leave and join again, while watchers are told of it.
     Presence(PresenceOptions),
+    /// Let all connections come and leave again, several times, and read the server's memory in between.
+    Memory(MemoryOptions),
     /// One worker process; started by the program itself.
     #[command(hide = true)]
     Worker,
@@ -372,6 +375,32 @@ pub struct PresenceOptions {
     /// Seconds of the same load before each window.
     #[arg(long, default_value_t = 0.5)]
     pub warmup_s: f64,
+}
+
+/// Options of `memory`.
+#[derive(Args, Clone, Debug)]
+pub struct MemoryOptions {
+    /// Shared options.
+    #[command(flatten)]
+    pub common: Common,
+    /// Connections.
+    #[command(flatten)]
+    pub clients: Clients,
+    /// What each connection receives while it is there; `--seconds` and `--warmup-s` mean nothing here.
+    #[command(flatten)]
+    pub publishing: Publishing,
+    /// Publications to each channel in each round, one after the other.
+    #[arg(long, default_value_t = 0)]
+    pub publications: u32,
+    /// How often all connections open and leave again.
+    #[arg(long, default_value_t = 1)]
+    pub rounds: u32,
+    /// Seconds of rest before each reading of the server's memory.
+    #[arg(long, default_value_t = 5.0)]
+    pub rest_s: f64,
+    /// Control port, which says when the server has seen everybody leave.
+    #[arg(long, default_value = "127.0.0.1:8001")]
+    pub control: SocketAddr,
 }
 
 /// A channel of the presence scenario.

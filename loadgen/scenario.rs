@@ -10,6 +10,7 @@ mod ingest;
 mod ingest_server;
 mod memory;
 mod presence;
+mod rounds;
 
 use std::time::{Duration, Instant};
 
@@ -48,6 +49,7 @@ pub fn run(options: &Options) -> Result<Report, String> {
         Command::Echo(options) => echo(options),
         Command::Ingest(options) => ingest::run(options),
         Command::Presence(options) => presence::run(options),
+        Command::Memory(options) => rounds::run(options),
         Command::Worker => Err("a worker is not a scenario".to_string()),
     }
 }

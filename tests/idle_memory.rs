@@ -1,8 +1,10 @@
-//! What an idle connection holds of the heap, with compression and without.
+//! What an idle connection holds of the heap, with compression and without, and that it does not grow.
 //!
 //! In: one shard with model clients that have subscribed and have each received a broadcast, and a counting allocator.
-//! Claim: compression adds nothing to a connection. What the shard itself needs for it does not depend on how many there
-//! are; the compressor's own tables are the C allocator's and not counted, one per shard.
+//! Claims: compression adds nothing to a connection. What the shard itself needs for it does not depend on how many there
+//! are; the compressor's own tables are the C allocator's and not counted, one per shard. Connections that come and leave, with
+//! users and channels of their own, leave nothing behind. Neither does a message of 64 KiB in either direction, on sockets
+//! that take it in pieces.
 
 use std::alloc::System;
 use std::sync::Arc;
@@ -13,9 +15,9 @@ use ringway_engine::metrics::Metric;
 use ringway_engine::namespace::{Allow, Namespace, Namespaces};
 use ringway_engine::options::{Access, Options, Origins};
 use ringway_engine::outbox::WriteBatch;
-use ringway_engine::seam::{Accepted, Input, Port};
+use ringway_engine::seam::{Accepted, Action, Input, Port};
 use ringway_engine::shard::Shard;
-use ringway_engine::tokens::NoTokens;
+use ringway_engine::tokens::{ConnectClaims, SubscribeClaims, TokenAsk, TokenCheck, TokenError, Tokens};
 use ringway_sys::CountingAllocator;
 use ringway_sys::alloc_count::{thread_allocated_bytes, thread_freed_bytes};
 use ringway_wire::frame::{Opcode, write_client_header};
@@ -30,6 +32,37 @@ const MANY: u32 = 3_000;
 /// Heap that one idle, subscribed connection may hold beside its place in the shard's tables.
 const CONNECTION_BYTES_MAX: i64 = 64;
 
+/// Rounds of coming and leaving.
+const ROUNDS: usize = 5;
+/// Bytes of a big message in either direction, below all bounds.
+const BIG_BYTES: usize = 64_000;
+/// What they may leave behind for each connection: places in tables of the shard.
+const BIG_BYTES_LEFT_MAX: i64 = 8;
+/// What a socket takes of a write at most.
+const SOCKET_BYTES: usize = 20_000;
+/// Longest time for a channel without anybody, and steps of the clock in which it passes.
+const CHANNEL_IDLE_MS: u32 = 1_000;
+const STEP_MS: u64 = 125;
+
+/// A token is the name of its user.
+#[derive(Debug)]
+struct Names;
+
+impl Tokens for Names {
+    fn check_connect(&self, token: &str, _: TokenAsk) -> TokenCheck<ConnectClaims> {
+        TokenCheck::Done(Ok(ConnectClaims { user: token.into(), ..ConnectClaims::default() }))
+    }
+
+    fn check_subscribe(&self, _: &str, _: TokenAsk) -> TokenCheck<SubscribeClaims> {
+        TokenCheck::Done(Err(TokenError::Invalid))
+    }
+}
+
+/// What the calling thread holds of the heap.
+fn held() -> i64 {
+    thread_allocated_bytes() as i64 - thread_freed_bytes() as i64
+}
+
 fn shard() -> Shard {
     let mut namespace = Namespace::closed("");
     (namespace.subscribe, namespace.publish) = (Allow::Anyone, Allow::Anyone);
@@ -39,9 +72,9 @@ fn shard() -> Shard {
         shards: 1,
         seed: 1,
         boot: 77,
-        limits: Limits::DEFAULT,
+        limits: Limits { channel_idle_ms: CHANNEL_IDLE_MS, ..Limits::DEFAULT },
         namespaces: Namespaces::new(namespace, vec![]).expect("sound").into(),
-        tokens: Arc::new(NoTokens),
+        tokens: Arc::new(Names),
         access: Access { anonymous: true, deflate: true, origins: Origins::Any, ..Access::closed("/ws") },
         utf8: |bytes| std::str::from_utf8(bytes).is_ok(),
     };
@@ -50,6 +83,11 @@ fn shard() -> Shard {
 
 /// A turn with ideal sockets; how many bytes they took.
 fn turn(shard: &mut Shard) -> usize {
+    turn_with(shard, usize::MAX, &mut Vec::new())
+}
+
+/// A turn whose sockets take at most `room` bytes of a write; those that did not take all are noted.
+fn turn_with(shard: &mut Shard, room: usize, full: &mut Vec<ConnId>) -> usize {
     let (mut batch, mut written) = (WriteBatch::default(), 0);
     loop {
         shard.end_turn();
@@ -60,9 +98,12 @@ fn turn(shard: &mut Shard) -> usize {
             }
             for index in 0..batch.len() {
                 let (conn, bytes) = batch.get(index).expect("within the batch");
-                let len = bytes.len();
+                let (len, all) = (bytes.len().min(room), bytes.len() <= room);
                 written += len;
-                shard.handle(Input::Wrote { conn, bytes: len, all: true });
+                if !all {
+                    full.push(conn);
+                }
+                shard.handle(Input::Wrote { conn, bytes: len, all });
             }
         }
         if !shard.has_work() {
@@ -72,31 +113,51 @@ fn turn(shard: &mut Shard) -> usize {
 }
 
 fn command(shard: &mut Shard, conn: ConnId, json: &str) {
+    shard.handle(Input::Received { conn, bytes: &mut frame(json) });
+    turn(shard);
+}
+
+fn frame(json: &str) -> Vec<u8> {
     let mut frame = Vec::new();
     write_client_header(&mut frame, Opcode::Text, json.len(), [0; 4]);
     frame.extend_from_slice(json.as_bytes());
-    shard.handle(Input::Received { conn, bytes: &mut frame });
+    frame
+}
+
+/// A client that is connected and subscribed.
+fn client(shard: &mut Shard, offer: &str, connect: &str, channel: &str) -> ConnId {
+    let conn = shard.accepted(Accepted { port: Port::Client, peer: None }).expect("room");
+    let mut request = format!(
+        "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n"
+    );
+    // Safe as bytes: an HTTP head is ASCII.
+    shard.handle(Input::Received { conn, bytes: &mut std::mem::take(&mut request).into_bytes() });
     turn(shard);
+    command(shard, conn, &format!(r#"{{"id":1,"connect":{{{connect}}}}}"#));
+    command(shard, conn, &format!(r#"{{"id":2,"subscribe":{{"channel":"{channel}"}}}}"#));
+    conn
+}
+
+/// The driver's side of what the shard wants closed.
+fn close(shard: &mut Shard) {
+    let mut actions = Vec::new();
+    shard.take_actions(&mut actions);
+    for action in actions {
+        if let Action::Close { conn, .. } = action {
+            shard.handle(Input::Closed { conn });
+        }
+    }
 }
 
 /// Heap that a shard holds with `count` clients that offer `offer`: all subscribed, before and behind a broadcast.
 fn held_bytes(count: u32, offer: &str) -> [i64; 2] {
-    let held = || thread_allocated_bytes() as i64 - thread_freed_bytes() as i64;
     let mut shard = shard();
     // Address space for all connections that there may be is part of the shard.
     let before = held();
     let mut first = None;
     for _ in 0..count {
-        let conn = shard.accepted(Accepted { port: Port::Client, peer: None }).expect("room");
-        let mut request = format!(
-            "GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n{offer}\r\n"
-        );
-        // Safe as bytes: an HTTP head is ASCII.
-        shard.handle(Input::Received { conn, bytes: &mut std::mem::take(&mut request).into_bytes() });
-        turn(&mut shard);
-        command(&mut shard, conn, r#"{"id":1,"connect":{}}"#);
-        command(&mut shard, conn, r#"{"id":2,"subscribe":{"channel":"c"}}"#);
+        let conn = client(&mut shard, offer, "", "c");
         first.get_or_insert(conn);
     }
     assert_eq!(shard.metrics().get(Metric::SubscriptionsOpen), u64::from(count));
@@ -106,13 +167,9 @@ fn held_bytes(count: u32, offer: &str) -> [i64; 2] {
     let conn = first.expect("a client");
     let payload = r#"{"key":"value","number":123456},"#.repeat(32);
     let publish = format!(r#"{{"id":3,"publish":{{"channel":"c","data":[{}]}}}}"#, payload.trim_end_matches(','));
-    let mut frame = Vec::new();
-    write_client_header(&mut frame, Opcode::Text, publish.len(), [0; 4]);
-    frame.extend_from_slice(publish.as_bytes());
-    shard.handle(Input::Received { conn, bytes: &mut frame });
+    shard.handle(Input::Received { conn, bytes: &mut frame(&publish) });
     let each = turn(&mut shard) / count as usize;
     assert_eq!(each < 512, !offer.is_empty(), "{each} bytes to each: compressed or not, as was agreed");
-    drop(frame);
     drop(publish);
     drop(payload);
     [idle, held() - before]
@@ -131,4 +188,76 @@ fn compression_adds_nothing_to_a_connection() {
     let (few, many) = (more(FEW), more(MANY));
     assert_eq!(few[0], many[0], "{} bytes more of each idle connection", (many[0] - few[0]) / i64::from(MANY - FEW));
     assert_eq!(few[1], many[1], "{} bytes more after a broadcast", (many[1] - few[1]) / i64::from(MANY - FEW));
+}
+
+#[test]
+fn connections_that_come_and_leave_leave_nothing_behind() {
+    let (mut shard, mut now_ms) = (shard(), 1_000);
+    let mut after = [0; ROUNDS];
+    for (round, after) in after.iter_mut().enumerate() {
+        let conns: Vec<ConnId> = (0..MANY)
+            .map(|i| client(&mut shard, "", &format!(r#""token":"user-{round}-{i}""#), &format!("own-{round}-{i}")))
+            .collect();
+        assert_eq!(shard.metrics().get(Metric::UsersOnline), u64::from(MANY));
+        for conn in conns {
+            shard.handle(Input::PeerFinished { conn });
+        }
+        turn(&mut shard);
+        close(&mut shard);
+        assert_eq!(shard.connections(), 0);
+        // A sweep looks at some of the channels only.
+        while shard.metrics().get(Metric::ChannelsOwned) > 0 {
+            now_ms += STEP_MS;
+            assert!(now_ms < 1_000_000, "channels without anybody stay");
+            shard.begin_turn(now_ms);
+            turn(&mut shard);
+        }
+        *after = held();
+    }
+    eprintln!("held after each round: {after:?} bytes");
+    // A table may be rebuilt once more behind the first round.
+    let grown = after[ROUNDS - 1] - after[1];
+    assert!(grown <= 0, "{grown} bytes more in {} rounds: {after:?}", ROUNDS - 2);
+}
+
+#[test]
+fn big_messages_leave_nothing_behind() {
+    let mut shard = shard();
+    let conns: Vec<ConnId> =
+        (0..MANY).map(|i| client(&mut shard, "", &format!(r#""token":"user-{i}""#), "c")).collect();
+    let round = |shard: &mut Shard, now_ms: u64| {
+        // No namespace serves rpc: the message is read whole, and refused.
+        let rpc = frame(&format!(r#"{{"id":3,"rpc":{{"data":"{}"}}}}"#, "x".repeat(BIG_BYTES)));
+        for conn in &conns {
+            for part in rpc.chunks(BIG_BYTES / 3) {
+                shard.handle(Input::Received { conn: *conn, bytes: &mut part.to_vec() });
+            }
+            turn(shard);
+        }
+        drop(rpc);
+        let publish = format!(r#"{{"id":4,"publish":{{"channel":"c","data":"{}"}}}}"#, "x".repeat(BIG_BYTES));
+        shard.handle(Input::Received { conn: conns[0], bytes: &mut frame(&publish) });
+        let mut written = 0;
+        let mut full = Vec::new();
+        loop {
+            written += turn_with(shard, SOCKET_BYTES, &mut full);
+            if full.is_empty() {
+                break;
+            }
+            for conn in full.drain(..) {
+                shard.handle(Input::Writable { conn });
+            }
+        }
+        drop((full, publish));
+        assert!(written > conns.len() * BIG_BYTES, "{written} bytes");
+        assert_eq!(shard.outbox_frames(), 0);
+        shard.begin_turn(now_ms);
+        turn(shard);
+    };
+    let idle = held();
+    let after = [1, 2, 3].map(|n| (round(&mut shard, 1_000 + n * STEP_MS), held() - idle).1);
+    eprintln!("held beyond idle after each round: {after:?} bytes");
+    let each = after[0] / i64::from(MANY);
+    assert!(each <= BIG_BYTES_LEFT_MAX, "{each} bytes more of each connection: {after:?}");
+    assert_eq!(after[0], after[2], "the same again and again");
 }

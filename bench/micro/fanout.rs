@@ -13,6 +13,10 @@ use ringway_wire::centrifuge::Form;
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
+/// Subscribers that are in no cache of the processor.
+const MILLION: u32 = 1_000_000;
+/// Far apart, and prime to that.
+const SCATTERED: u32 = 618_033;
 /// Publications per run of the stages.
 const ROUNDS: u32 = 40;
 
@@ -39,6 +43,15 @@ fn main() {
         );
         if bench.is_timed() {
             stages(&mut bench, subscribers);
+        }
+    }
+    // Too much for an instruction counter, and it counts the same: this is about caches.
+    if bench.is_timed() && !bench.is_tiny() {
+        for (order, stride) in [("as they came", 1), ("scattered", SCATTERED)] {
+            bench.case_with(&format!("Json 128 B to {MILLION}, {order}: whole"), u64::from(MILLION), || {
+                let mut node = Node::with_stride(MILLION, Form::Json, 128, stride);
+                move || assert_eq!(node.round().writes, u64::from(MILLION) + 1)
+            });
         }
     }
     bench.finish();

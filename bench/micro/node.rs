@@ -24,6 +24,9 @@ pub const TOKEN: &[u8] = b"bench-token";
 /// Publications kept: as `--dev` has it.
 pub const HISTORY_SIZE: u32 = 100;
 
+/// Connections that a shard has address space for.
+const CONNECTIONS_MAX: u32 = 1_000_000;
+
 /// What a shard of the benches may do: everything, with history, without pings that would come in between.
 pub fn options(utf8: fn(&[u8]) -> bool) -> Options {
     let open = Namespace {
@@ -39,7 +42,12 @@ pub fn options(utf8: fn(&[u8]) -> bool) -> Options {
         shards: 1,
         seed: 7,
         boot: 11,
-        limits: Limits { ping_interval_ms: 0, ingest_idle_timeout_ms: 3_600_000, ..Limits::DEFAULT },
+        limits: Limits {
+            ping_interval_ms: 0,
+            ingest_idle_timeout_ms: 3_600_000,
+            connections_per_shard_max: CONNECTIONS_MAX,
+            ..Limits::DEFAULT
+        },
         namespaces: Namespaces::new(open, Vec::new()).expect("one namespace contradicts nothing").into(),
         tokens: std::sync::Arc::new(NoTokens),
         access: Access {
@@ -59,6 +67,13 @@ pub fn client_opening(form: Form) -> Vec<u8> {
 
 /// The same for a channel with a name of less than 100 bytes.
 pub fn client_opening_to(form: Form, channel: &str) -> Vec<u8> {
+    let mut bytes = client_connect(form);
+    bytes.extend(client_subscribe(form, channel));
+    bytes
+}
+
+/// Upgrade and connect.
+fn client_connect(form: Form) -> Vec<u8> {
     let protocol = if form == Form::Protobuf { "Sec-WebSocket-Protocol: centrifuge-protobuf\r\n" } else { "" };
     let mut bytes = format!(
         "GET /connection/websocket HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
@@ -66,14 +81,22 @@ pub fn client_opening_to(form: Form, channel: &str) -> Vec<u8> {
     )
     .into_bytes();
     match form {
+        Form::Json => push_client_frame(&mut bytes, Opcode::Text, b"{\"id\":1,\"connect\":{}}"),
+        // Length, id = 1, connect = {}.
+        Form::Protobuf => push_client_frame(&mut bytes, Opcode::Binary, &[4, 0x08, 1, 0x22, 0]),
+    }
+    bytes
+}
+
+/// Subscribe.
+fn client_subscribe(form: Form, channel: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    match form {
         Form::Json => {
             let subscribe = format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"{channel}\"}}}}");
-            push_client_frame(&mut bytes, Opcode::Text, b"{\"id\":1,\"connect\":{}}");
             push_client_frame(&mut bytes, Opcode::Text, subscribe.as_bytes());
         }
         Form::Protobuf => {
-            // Length, id = 1, connect = {}.
-            push_client_frame(&mut bytes, Opcode::Binary, &[4, 0x08, 1, 0x22, 0]);
             // Length, id = 2, subscribe = { channel }.
             let name = channel.as_bytes();
             let mut subscribe = vec![name.len() as u8 + 6, 0x08, 2, 0x2A, name.len() as u8 + 2, 0x0A, name.len() as u8];
@@ -149,12 +172,24 @@ pub struct Node {
 impl Node {
     /// A node with so many clients on one channel, and one backend.
     pub fn new(subscribers: u32, form: Form, payload_bytes: usize) -> Node {
+        Node::with_stride(subscribers, form, payload_bytes, 1)
+    }
+
+    /// The same, but clients subscribe in steps of `stride` over the order in which they came, so that neighbours on the
+    /// channel's list are as far apart in memory. No divisor of `subscribers` but 1.
+    pub fn with_stride(subscribers: u32, form: Form, payload_bytes: usize, stride: u32) -> Node {
         let mut shard = Shard::new(options(|bytes| simdutf8::basic::from_utf8(bytes).is_ok()), 0);
-        let opening = client_opening(form);
+        let (connect, subscribe) = (client_connect(form), client_subscribe(form, CHANNEL));
         let accept = |shard: &mut Shard, port| shard.accepted(Accepted { port, peer: None }).expect("slots are free");
+        let mut conns = Vec::new();
         for _ in 0..subscribers {
             let conn = accept(&mut shard, Port::Client);
-            shard.handle(Input::Received { conn, bytes: &mut opening.clone() });
+            shard.handle(Input::Received { conn, bytes: &mut connect.clone() });
+            conns.push(conn);
+        }
+        for turn in 0..u64::from(subscribers) {
+            let conn = conns[(turn * u64::from(stride) % u64::from(subscribers)) as usize];
+            shard.handle(Input::Received { conn, bytes: &mut subscribe.clone() });
         }
         let backend = accept(&mut shard, Port::Ingest);
         shard.handle(Input::Received { conn: backend, bytes: &mut backend_hello() });
@@ -207,12 +242,8 @@ impl Node {
         let start = monotonic_ns();
         self.shard.collect_writes(&mut self.batch);
         let collected = monotonic_ns();
-        for index in 0..self.batch.len() {
-            let Some((conn, bytes)) = self.batch.get(index) else { break };
-            let bytes = bytes.len();
-            round.bytes += bytes as u64;
-            self.shard.handle(Input::Wrote { conn, bytes, all: true });
-        }
+        round.bytes += self.batch.iter().map(|(_, bytes)| bytes.len() as u64).sum::<u64>();
+        self.shard.wrote_whole(&self.batch, 0..self.batch.len());
         round.writes += self.batch.len() as u64;
         round.collect_ns += collected - start;
         round.wrote_ns += monotonic_ns() - collected;

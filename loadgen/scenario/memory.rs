@@ -1,7 +1,7 @@
-//! The server's memory at moments of a fanout run at which it is at rest, and its CPU while it rests.
+//! The server's memory at moments of a run at which it is at rest, and its CPU while it rests.
 //!
 //! In: the server's processes, and how long to rest before each reading. Out: one row, `memory`, with a reading per moment,
-//! and behind a rest the CPU in it:
+//! and behind a rest the CPU in it. In a fanout run:
 //!
 //! | moment | when |
 //! |---|---|
@@ -11,6 +11,7 @@
 //! | `received_rested` | the same, rested |
 //! | `loaded` | behind the measured window, rested |
 //!
+//! In a memory run `rounds.rs` says the moments.
 //! Invariant: bytes of the process only. What the kernel holds for sockets is not in them; `kernel_slab_bytes` is all that
 //! the machine's kernel holds in small objects, for both ends of each connection and whatever else runs.
 use std::time::{Duration, Instant};
@@ -80,13 +81,24 @@ impl MemoryLog {
         coordinator: &mut Coordinator,
         publisher: &mut Publisher,
     ) -> Result<(), String> {
+        self.rested_with(moment, |time| {
+            coordinator.hold(time)?;
+            publisher.flush().map(drop)
+        })
+    }
+
+    /// A rest in which `pass` lets some of the time go by, again and again, and a reading.
+    pub(super) fn rested_with(
+        &mut self,
+        moment: &'static str,
+        mut pass: impl FnMut(Duration) -> Result<(), String>,
+    ) -> Result<(), String> {
         if !self.measures() {
             return Ok(());
         }
         let (begun, before) = (Instant::now(), Cost::read(&self.pids)?);
         while let Some(left) = self.rest.checked_sub(begun.elapsed()).filter(|left| !left.is_zero()) {
-            coordinator.hold(left.min(PUBLISHER_LOOK))?;
-            publisher.flush()?;
+            pass(left.min(PUBLISHER_LOOK))?;
         }
         self.read(moment, Some((begun, &before)))
     }
@@ -103,10 +115,23 @@ impl MemoryLog {
 
     /// Adds the row: bytes of the process, and how many of them came since `before` for each connection.
     pub(super) fn finish(&self, report: &mut Report, connections: u32) {
-        let Some(Reading { cost: before, kernel_slab_bytes: slab_before, .. }) = self.readings.first() else { return };
+        if !self.readings.is_empty() {
+            report.row("memory", self.rows(0, connections));
+        }
+    }
+
+    /// How many readings there are.
+    pub(super) fn readings(&self) -> usize {
+        self.readings.len()
+    }
+
+    /// The readings from number `first` on, by moment.
+    pub(super) fn rows(&self, first: usize, connections: u32) -> Map<String, Value> {
+        let Some(Reading { cost: before, kernel_slab_bytes: slab_before, .. }) = self.readings.first() else {
+            return Map::new();
+        };
         let each = |now: u64, then: u64| (now as f64 - then as f64) / f64::from(connections.max(1));
-        let row: Map<String, Value> = self
-            .readings
+        self.readings[first..]
             .iter()
             .map(|Reading { moment, cost, kernel_slab_bytes: slab, cores }| {
                 let reading = json!({
@@ -120,7 +145,6 @@ impl MemoryLog {
                 });
                 (moment.to_string(), reading)
             })
-            .collect();
-        report.row("memory", row);
+            .collect()
     }
 }

@@ -318,7 +318,7 @@ mod tests {
     fn history(top: Offset, len: u64) -> History {
         let mut history = History::default();
         (top - len + 1..=top)
-            .for_each(|offset| drop(history.push(offset.to_string().as_bytes(), extra(offset), offset, ROOM)));
+            .for_each(|offset| assert_eq!(history.push(offset.to_string().as_bytes(), extra(offset), offset, ROOM), 0));
         history
     }
 

@@ -28,6 +28,10 @@ pub const WRITES_PER_BATCH_MAX: usize = 256;
 /// what it cannot do without, and ends as such.
 const KEPT_FRAMES_PASSED_MAX: u32 = 256;
 
+/// Nodes that are kept while no connection has anything waiting: what a turn's deliveries need. More of them, which many full
+/// sockets needed at once, are given back.
+const KEPT_NODES: usize = 4_096;
+
 const NONE: u32 = u32::MAX;
 
 /// A connection's queue; 24 bytes when idle, and nothing else.
@@ -68,10 +72,13 @@ impl Queue {
 }
 
 /// The nodes of all queues of a shard.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Outboxes {
     nodes: Vec<Node>,
-    free: Vec<u32>,
+    /// The first of the unused nodes, which follow each other by `next`: no table of their own.
+    free: u32,
+    /// Nodes that are in a queue.
+    used: usize,
     /// Of marked nodes.
     marks: Vec<Mark>,
     free_marks: Vec<u32>,
@@ -82,6 +89,7 @@ pub struct Outboxes {
 
 #[derive(Debug)]
 struct Node {
+    /// None: the node is unused.
     frame: Option<Frame>,
     next: u32,
     /// Index of its mark, or [`NONE`]. Fits where there was padding.
@@ -103,21 +111,41 @@ pub struct Mark {
     pub conflated: bool,
 }
 
+impl Default for Outboxes {
+    fn default() -> Self {
+        Outboxes {
+            nodes: Vec::new(),
+            free: NONE,
+            used: 0,
+            marks: Vec::new(),
+            free_marks: Vec::new(),
+            newest: HashMap::default(),
+        }
+    }
+}
+
 impl Outboxes {
     /// Appends a frame. The caller has checked the bound.
     #[inline]
     pub fn push(&mut self, queue: &mut Queue, frame: Frame) {
-        self.push_node(queue, frame, NONE);
+        let bytes = frame.size_bytes();
+        self.push_node(queue, frame, bytes, NONE);
+    }
+
+    /// Appends a frame of so many bytes: where the same goes to many, they are counted once.
+    #[inline]
+    pub(crate) fn push_sized(&mut self, queue: &mut Queue, frame: Frame, bytes: usize) {
+        debug_assert_eq!(bytes, frame.size_bytes());
+        self.push_node(queue, frame, bytes, NONE);
     }
 
     #[inline]
-    fn push_node(&mut self, queue: &mut Queue, frame: Frame, mark: u32) -> u32 {
-        queue.bytes += frame.size_bytes() as u32;
+    fn push_node(&mut self, queue: &mut Queue, frame: Frame, bytes: usize, mark: u32) -> u32 {
+        queue.bytes += bytes as u32;
         let index = self.node(frame, mark);
-        if queue.tail == NONE {
-            queue.head = index;
-        } else {
-            self.nodes[queue.tail as usize].next = index;
+        match self.nodes.get_mut(queue.tail as usize) {
+            Some(tail) => tail.next = index,
+            None => queue.head = index,
         }
         queue.tail = index;
         index
@@ -126,16 +154,23 @@ impl Outboxes {
     #[inline]
     fn node(&mut self, frame: Frame, mark: u32) -> u32 {
         let node = Node { frame: Some(frame), next: NONE, mark };
-        match self.free.pop() {
-            Some(index) => {
-                self.nodes[index as usize] = node;
-                index
-            }
+        self.used += 1;
+        match self.nodes.get_mut(self.free as usize) {
+            Some(place) => core::mem::replace(&mut self.free, core::mem::replace(place, node).next),
             None => {
                 self.nodes.push(node);
                 self.nodes.len() as u32 - 1
             }
         }
+    }
+
+    /// Makes a node that has no mark, and is in no queue any more, unused.
+    #[inline]
+    fn free(&mut self, index: u32) {
+        let node = &mut self.nodes[index as usize];
+        (node.frame, node.next) = (None, self.free);
+        self.free = index;
+        self.used -= 1;
     }
 
     /// Drops nothing of what waits now, whatever happens: the upgrade's answer, without which a Close frame cannot be
@@ -178,7 +213,8 @@ impl Outboxes {
             self.marks.len() as u32 - 1
         });
         self.marks[at as usize] = mark;
-        let node = self.push_node(queue, frame, at);
+        let bytes = frame.size_bytes();
+        let node = self.push_node(queue, frame, bytes, at);
         if mark.conflated {
             self.newest.insert((mark.conn, mark.channel), node);
         }
@@ -214,7 +250,7 @@ impl Outboxes {
         self.unmark(node);
         let free = Node { frame: None, next: NONE, mark: NONE };
         let behind = core::mem::replace(&mut self.nodes[next as usize], free);
-        self.free.push(next);
+        self.free(next);
         if let Some(Mark { conn, channel, conflated: true, .. }) = self.marks.get(behind.mark as usize) {
             self.newest.insert((*conn, *channel), node);
         }
@@ -259,7 +295,7 @@ impl Outboxes {
         let bytes = self.nodes[node as usize].frame.take().map_or(0, |frame| frame.size_bytes());
         queue.bytes -= bytes as u32;
         self.unmark(node);
-        self.free.push(node);
+        self.free(node);
         bytes
     }
 
@@ -276,6 +312,7 @@ impl Outboxes {
     }
 
     /// Adds what waits for `conn` to the batch, up to [`WRITE_BYTES_MAX`]. The queue keeps it until `wrote`.
+    #[inline]
     pub fn collect(&self, queue: &Queue, conn: ConnId, batch: &mut WriteBatch) {
         let Some(head) = self.nodes.get(queue.head as usize) else { return };
         let Some(frame) = &head.frame else { return };
@@ -283,6 +320,11 @@ impl Outboxes {
             batch.items.push(Item { conn, source: Source::Frame(frame.clone()) });
             return;
         }
+        self.collect_joined(queue, conn, batch);
+    }
+
+    #[inline(never)]
+    fn collect_joined(&self, queue: &Queue, conn: ConnId, batch: &mut WriteBatch) {
         let start = batch.joined.len();
         let mut skip = queue.sent as usize;
         let mut next = queue.head;
@@ -300,9 +342,27 @@ impl Outboxes {
     }
 
     /// Takes what the socket took off the queue.
+    #[inline(always)]
     pub fn wrote(&mut self, queue: &mut Queue, bytes: usize) {
         debug_assert!(bytes <= queue.bytes as usize);
         queue.bytes -= bytes as u32;
+        // The usual case: one frame waited, and is out.
+        if queue.bytes == 0
+            && queue.head == queue.tail
+            && let Some(node) = self.nodes.get_mut(queue.head as usize).filter(|node| node.mark == NONE)
+        {
+            (node.frame, node.next) = (None, self.free);
+            self.free = queue.head;
+            self.used -= 1;
+            (queue.head, queue.tail, queue.sent, queue.kept_to) = (NONE, NONE, 0, NONE);
+            return;
+        }
+        self.wrote_part(queue, bytes);
+    }
+
+    /// Of a queue whose bytes are counted already.
+    #[inline(never)]
+    fn wrote_part(&mut self, queue: &mut Queue, bytes: usize) {
         let mut left = bytes + queue.sent as usize;
         while queue.head != NONE {
             let node = &mut self.nodes[queue.head as usize];
@@ -311,16 +371,15 @@ impl Outboxes {
                 break;
             }
             left -= len;
-            node.frame = None;
             let (freed, marked) = (queue.head, node.mark != NONE);
             queue.head = node.next;
             if queue.kept_to == freed {
                 queue.kept_to = NONE;
             }
-            self.free.push(freed);
             if marked {
                 self.unmark(freed);
             }
+            self.free(freed);
         }
         queue.sent = left as u32;
         if queue.head == NONE {
@@ -348,21 +407,27 @@ impl Outboxes {
     /// Frees everything; the connection is gone.
     pub fn clear(&mut self, queue: &mut Queue) {
         let mut next = queue.head;
-        while let Some(node) = self.nodes.get_mut(next as usize) {
-            node.frame = None;
+        while let Some(node) = self.nodes.get(next as usize) {
             let (freed, marked) = (next, node.mark != NONE);
             next = node.next;
-            self.free.push(freed);
             if marked {
                 self.unmark(freed);
             }
+            self.free(freed);
         }
         *queue = Queue { listed: queue.listed, ..Queue::EMPTY };
     }
 
     /// Nodes in use, for tests and memory reports.
     pub fn nodes_in_use(&self) -> usize {
-        self.nodes.len() - self.free.len()
+        self.used
+    }
+
+    /// Gives back what only a rush needed. Called now and then.
+    pub fn shrink(&mut self) {
+        if self.used == 0 && self.nodes.capacity() > KEPT_NODES {
+            *self = Outboxes::default();
+        }
     }
 }
 
@@ -389,6 +454,18 @@ impl WriteBatch {
     /// The writes, in order.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (ConnId, &[u8])> {
         self.items.iter().map(|item| (item.conn, self.bytes_of(item)))
+    }
+
+    /// Bytes of some of the writes.
+    #[inline]
+    pub(crate) fn sizes(&self, writes: core::ops::Range<usize>) -> impl Iterator<Item = (ConnId, usize)> {
+        self.items.get(writes).unwrap_or_default().iter().map(|item| {
+            let bytes = match &item.source {
+                Source::Frame(frame) => frame.size_bytes(),
+                Source::Joined(range) => range.len(),
+            };
+            (item.conn, bytes)
+        })
     }
 
     /// One write.

@@ -84,9 +84,18 @@ impl<T> Slots<T> {
     }
 
     /// Whoever lives in the slot now, and its generation.
+    #[inline]
     pub fn at(&self, slot: u32) -> Option<(u32, &T)> {
         let entry = self.entries.get(slot as usize)?;
         entry.value.as_ref().map(|value| (entry.generation, value))
+    }
+
+    /// As [`Slots::at`], to change it.
+    #[inline]
+    pub fn at_mut_with_generation(&mut self, slot: u32) -> Option<(u32, &mut T)> {
+        let entry = self.entries.get_mut(slot as usize)?;
+        let generation = entry.generation;
+        entry.value.as_mut().map(|value| (generation, value))
     }
 
     /// Takes the tenant out; later names for it find nothing.

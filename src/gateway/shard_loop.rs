@@ -453,14 +453,12 @@ impl ShardLoop {
 
     /// Tells the shard what each socket took.
     fn report_writes(&mut self) {
-        let mut exceptions = self.exceptions.iter().peekable();
-        for index in 0..self.writes.len() {
-            let Some((conn, bytes)) = self.writes.get(index) else { break };
+        let mut next = 0;
+        for (index, result) in &self.exceptions {
+            self.shard.wrote_whole(&self.writes, next..*index);
+            next = index + 1;
+            let Some((conn, bytes)) = self.writes.get(*index) else { break };
             let all = bytes.len();
-            let Some((_, result)) = exceptions.next_if(|(exception, _)| *exception == index) else {
-                self.shard.handle(Input::Wrote { conn, bytes: all, all: true });
-                continue;
-            };
             match *result {
                 Ok(bytes) => self.shard.handle(Input::Wrote { conn, bytes, all: bytes == all }),
                 Err(errno) if errno.is_again() => self.shard.handle(Input::Wrote { conn, bytes: 0, all: false }),
@@ -471,6 +469,7 @@ impl ShardLoop {
             }
             self.places.watch_writable(&mut self.ring, conn);
         }
+        self.shard.wrote_whole(&self.writes, next..self.writes.len());
     }
 
     /// Gives other cores what was said to them. A full queue keeps its batch here, in order; nobody waits.

@@ -371,7 +371,7 @@ impl World {
             if node.writes.is_empty() {
                 return;
             }
-            for (conn, bytes) in node.writes.iter() {
+            for (write, (conn, bytes)) in node.writes.iter().enumerate() {
                 let index = node.sockets.get(&conn.slot).copied();
                 let Some(index) = index.filter(|index| self.sockets[*index].conn == conn) else {
                     panic!("a write for {conn:?}, which has no socket");
@@ -391,7 +391,11 @@ impl World {
                 let all = take == bytes.len();
                 socket.blocked = !all;
                 self.trace.note("write", [core as u64, index as u64, take as u64]);
-                node.shard.handle(Input::Wrote { conn, bytes: take, all });
+                if all {
+                    node.shard.wrote_whole(&node.writes, write..write + 1);
+                } else {
+                    node.shard.handle(Input::Wrote { conn, bytes: take, all });
+                }
             }
         }
     }

@@ -10,8 +10,9 @@ use ringway_wire::close::CloseReason;
 use ringway_wire::frame::{write_close, write_server_header};
 use ringway_wire::ingest::{IngestError, write_fatal};
 
+use super::Shard;
 use super::events::ClientEvent;
-use super::{Shard, list};
+use super::writing::list;
 use crate::connection::{Phase, Until};
 use crate::frame::Frame;
 use crate::ids::{ConnId, CoreId, LocalChannelId};
@@ -248,14 +249,7 @@ impl Shard {
         if !all || !connection.outbox.is_empty() {
             return;
         }
-        match &mut connection.phase {
-            Phase::Closing(Until::Written) => self.end(conn, false),
-            Phase::Closing(until @ Until::WrittenThenPeerEnd) => {
-                *until = Until::PeerEnd;
-                self.actions.push(Action::FinishWriting { conn });
-            }
-            _ => {}
-        }
+        self.written_out(conn);
     }
 
     pub(super) fn closed(&mut self, conn: ConnId) {

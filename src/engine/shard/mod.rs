@@ -13,6 +13,7 @@
 //! | `uni` | clients that only listen |
 //! | `user` | orders about a user's connections |
 //! | `ingest`, `ingest_call` | one frame of a backend |
+//! | `deliver` | a slice of the fan-outs into outboxes |
 //! | `events` | what backends are told and asked about clients |
 //! | `asked` | verdicts about tokens and words of backends, which come later |
 //! | `lane` | messages of other cores and of this one |
@@ -20,12 +21,14 @@
 //! | `timers` | deadlines that have come, upkeep |
 //! | `closing` | every way in which a connection ends |
 //! | `slow` | what is dropped for connections that read too slowly |
+//! | `writing` | what outboxes give to the driver to write |
 
 mod ask_owner;
 mod asked;
 mod closing;
 mod command;
 mod connect;
+mod deliver;
 mod epoch_text;
 mod events;
 mod inflating;
@@ -42,6 +45,7 @@ mod subscribe;
 mod timers;
 mod uni;
 mod user;
+mod writing;
 
 use alloc::vec::Vec;
 
@@ -52,7 +56,7 @@ use ringway_wire::message::MessageLimits;
 
 use crate::connection::{Connection, Phase};
 use crate::events::Events;
-use crate::fanout::{Fanouts, Moved, Taken};
+use crate::fanout::{Fanouts, Moved};
 use crate::frame::Frame;
 use crate::ids::{ConnId, CoreId};
 use crate::ingest_session::IngestSession;
@@ -61,7 +65,7 @@ use crate::lanes::{LanesOut, Said};
 use crate::limits::Limits;
 use crate::metrics::{Metric, Metrics};
 use crate::options::Options;
-use crate::outbox::{Outboxes, WriteBatch};
+use crate::outbox::Outboxes;
 use crate::owner::{Owner, Place, Surroundings};
 use crate::publication::opcode;
 use crate::publish_run::OpenRuns;
@@ -74,6 +78,7 @@ use crate::timers::Timers;
 use crate::users::{LocalUsers, UserCores};
 use inflating::Inflating;
 use slow::Losses;
+use writing::{ToWrite, list};
 
 /// What clients are told of the server's version.
 const VERSION: &str = concat!("ringway ", env!("CARGO_PKG_VERSION"));
@@ -91,8 +96,7 @@ pub struct Shard {
     connections: Slots<Connection>,
     timers: Timers,
     outboxes: Outboxes,
-    /// Slots with something to write, each once.
-    to_write: Vec<u32>,
+    to_write: ToWrite,
     fanouts: Fanouts,
     owner: Owner,
     /// Connections of this core by user.
@@ -150,7 +154,7 @@ impl Shard {
             connections: Slots::with_capacity(slots),
             timers: Timers::new(now_ms, slots),
             outboxes: Outboxes::default(),
-            to_write: Vec::new(),
+            to_write: ToWrite::default(),
             fanouts: Fanouts::new(fanout_seed, limits.outbox_bytes_max),
             users: LocalUsers::new(users_seed, slots),
             owner: Owner::new(limits.clone(), place, owner_seed),
@@ -317,31 +321,6 @@ impl Shard {
             || self.owner.is_listing()
     }
 
-    /// Fills a batch of writes, one per connection. Each is followed by `Input::Wrote`. Call it until it is empty.
-    pub fn collect_writes(&mut self, batch: &mut WriteBatch) {
-        batch.clear();
-        // In the order of arrival, so that no connection waits behind another for more than one batch.
-        let mut taken = 0;
-        for slot in &self.to_write {
-            if batch.is_full() {
-                break;
-            }
-            taken += 1;
-            let slot = *slot;
-            let Some((generation, _)) = self.connections.at(slot) else { continue };
-            let Some(connection) = self.connections.at_mut(slot) else { continue };
-            let listed = core::mem::take(&mut connection.outbox.listed);
-            if listed && !connection.outbox.blocked && !connection.outbox.held {
-                self.outboxes.collect(&connection.outbox, ConnId { slot, generation }, batch);
-            }
-        }
-        if taken == self.to_write.len() {
-            self.to_write.clear();
-        } else {
-            self.to_write.drain(..taken);
-        }
-    }
-
     /// What waits to be said to other cores.
     pub fn lanes(&mut self) -> &mut LanesOut {
         &mut self.lanes
@@ -467,69 +446,6 @@ impl Shard {
         self.send(conn, frame);
     }
 
-    /// Hands out a turn's share of deliveries.
-    fn fan_out(&mut self) {
-        if !self.fanouts.has_work() {
-            return;
-        }
-        let budget = self.options.limits.fanout_deliveries_per_turn_max;
-        let outbox_bytes_max = self.options.limits.outbox_bytes_max as usize;
-        let (connections, outboxes, to_write) = (&mut self.connections, &mut self.outboxes, &mut self.to_write);
-        let (overflowed, losses) = (&mut self.overflowed, &mut self.losses);
-        let mut delivered = 0;
-        self.fanouts.step(
-            budget,
-            &self.options.namespaces,
-            |slot, delivery| {
-                let Some(connection) = connections.at_mut(slot) else { return Taken::Yes };
-                let waiting = connection.outbox.bytes() as usize;
-                let wanted = waiting + delivery.bytes;
-                // A socket that takes what it is offered is not slow because a turn brought much: write first.
-                if wanted > outbox_bytes_max / 2
-                    && waiting > 0
-                    && !connection.outbox.blocked
-                    && !connection.outbox.held
-                    && !delivery.begun
-                {
-                    return Taken::PutOff;
-                }
-                let queue = &mut connection.outbox;
-                let brought = match &delivery.lossy {
-                    Some(lossy) => losses.push(outboxes, queue, slot, delivery, lossy, outbox_bytes_max),
-                    None if wanted > outbox_bytes_max
-                        && !losses.make_room(outboxes, queue, delivery.bytes, outbox_bytes_max) =>
-                    {
-                        None
-                    }
-                    None => {
-                        outboxes.push(queue, delivery.frame.clone());
-                        Some(delivery.publications)
-                    }
-                };
-                let Some(publications) = brought else {
-                    overflowed.push(slot);
-                    return Taken::Yes;
-                };
-                list(to_write, slot, connection);
-                delivered += u64::from(publications);
-                Taken::Yes
-            },
-            &mut self.moved,
-        );
-        self.metrics.add(Metric::Deliveries, delivered);
-        self.metrics.set(Metric::FanoutBacklogBytes, self.fanouts.backlog_bytes() as u64);
-        if self.fanouts.has_work() {
-            self.metrics.add(Metric::FanoutsSliced, 1);
-        }
-        self.apply_moves();
-        self.settle_losses();
-        while let Some(slot) = self.overflowed.pop() {
-            if let Some((generation, _)) = self.connections.at(slot) {
-                self.overflow(ConnId { slot, generation });
-            }
-        }
-    }
-
     /// Tells subscriptions their new places in the lists. In order: one may have moved twice, and its last place counts.
     fn apply_moves(&mut self) {
         for Moved { slot, local, index } in self.moved.drain(..) {
@@ -555,15 +471,6 @@ fn outbox_bytes_max(port: Port, limits: &Limits, shards: u16) -> usize {
                 + limits.ingest_credit_messages as usize * ANSWER_BYTES_MAX
                 + limits.events_window_bytes_per_backend as usize * shards as usize
         }
-    }
-}
-
-/// Puts a connection on the list of those to write to, once, unless it waits for its socket.
-#[inline]
-fn list(to_write: &mut Vec<u32>, slot: u32, connection: &mut Connection) {
-    if !connection.outbox.listed && !connection.outbox.blocked && !connection.outbox.held {
-        connection.outbox.listed = true;
-        to_write.push(slot);
     }
 }
 

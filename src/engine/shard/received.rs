@@ -14,7 +14,8 @@ use ringway_wire::message::{self, Event, Fragments, MessageKind, WsError};
 use ringway_wire::upgrade::{self, UpgradeRefusal};
 
 use super::inflating::Part;
-use super::{Shard, list, uni};
+use super::writing::list;
+use super::{Shard, uni};
 use crate::connection::{Connection, Phase, Until};
 use crate::frame::Frame;
 use crate::handshake::{self, Purpose};

@@ -42,6 +42,8 @@ impl Shard {
             let (owner, mut around) = self.owner();
             owner.sweep(&mut around);
             self.expire_events();
+            self.outboxes.shrink();
+            self.to_write.shrink();
         }
     }
 
