@@ -8,6 +8,7 @@
 #   make bench                  micro benches; make bench-fanout: Ringway, the floor and Bun side by side
 #   make bench-presence         members of a channel of 1,000 to 100,000 leave and join again: CPU and bytes per event
 #   make bench-deflate          a 1 KiB broadcast to 10,000 clients with and without compression: CPU, bytes, memory
+#   make bench-ingest           acknowledged publications to 10,000 channels: CPU, memory, messages between shards
 #   make bench-million          a million idle connections and one publication to all of them (root; 24 GiB; some minutes)
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -21,7 +22,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-million clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-million bench-ingest clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -109,6 +110,9 @@ bench-deflate: tools
 
 bench-million: tools
 	bench/million.sh
+
+bench-ingest: tools
+	bench/ingest.sh
 
 clean:
 	cargo clean
