@@ -12,6 +12,7 @@
 #   make bench-storm            everybody connects at once: CPU per upgrade, and per upgrade with token and subscribe
 #   make bench-latency          100,000 deliveries a second to 1,000 subscribers: latency beside the peers
 #   make bench-direct           10,000 channels of one subscriber: what a message to one client costs, beside the floor and Bun
+#   make bench-ingest           acknowledged publications to 10,000 channels: CPU, memory, messages between shards
 #   make bench-cores            the same work on one shard and on two, beside the floor
 #   make bench-million          a million idle connections and publications to all, beside the floor (root; 24 GiB; some minutes)
 #   make bench-two-million      the same with two million (16 GiB of the kernel's)
@@ -30,7 +31,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory bench-ingest clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -146,6 +147,9 @@ bench-all: tools
 
 bench-tuning: tools
 	bench/tuning.sh
+
+bench-ingest: tools
+	bench/ingest.sh
 
 clean:
 	cargo clean

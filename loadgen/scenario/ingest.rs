@@ -12,7 +12,7 @@ use crate::net::{self, Poll};
 use crate::options::IngestOptions;
 use crate::payload::{PayloadTemplate, Stamp};
 use crate::report::{Latency, Report};
-use crate::server_cost::own_cpu_ns;
+use crate::server_cost::{Cost, own_cpu_ns};
 
 /// Runs it.
 pub(super) fn run(options: &IngestOptions) -> Result<Report, String> {
@@ -33,6 +33,7 @@ pub(super) fn run(options: &IngestOptions) -> Result<Report, String> {
     report.row("owners", json!(options.owners));
     report.row("shards", options.shards);
     report.row("idempotency_keys", options.idempotency_keys);
+    report.row("server_resident_bytes_before", Cost::read(&common.server_pid)?.resident_bytes);
     let mut load = IngestLoad::connect(options)?;
     let mut whole = true;
     if options.count == 0 && publishing.warmup_s > 0.0 {

@@ -1,9 +1,9 @@
 //! Remembers idempotency keys for a while: a publish that comes again gets the first one's position.
 //!
 //! In: (channel, key) and the position it got, from `owner.rs`. Out: that position for a repeated key.
-//! Keys are kept as 128-bit SipHash-1-3 values under a secret seed, in the order in which they came; a table beside them
-//! knows only where each stands, so that it is small, and a new key, which nearly all are, is told from the others without
-//! a look at them. 40 bytes a key, and 5 to 10 in the table.
+//! Keys are kept as 128-bit SipHash-1-3 values under a secret seed, in the order in which they came: 40 bytes each. A table
+//! beside them has 32 bits of each hash and where it stands, so that a new key, which nearly all are, is told from the
+//! others, and the table moved when it grows, without a look at them: 10 to 41 bytes each, as full as it is.
 //! Bounded by age and by count; invariant: entries leave in the order they came, so the queue's front is always the oldest.
 
 use alloc::collections::VecDeque;
@@ -18,14 +18,22 @@ use crate::lane_message::Position;
 /// See the file's header.
 #[derive(Debug)]
 pub struct Dedup {
-    /// Numbers of the remembered, as they were counted when they came.
-    places: HashTable<u32>,
+    places: HashTable<Place>,
     remembered: VecDeque<Remembered>,
     /// Number of the front.
     first: u32,
     keys_max: usize,
     window_ms: u64,
     secret: [u64; 2],
+}
+
+/// Where a remembered key stands.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Part of its hash.
+    part: u32,
+    /// Its number, as keys were counted when they came.
+    number: u32,
 }
 
 /// The key's hash stands as two halves so that an entry has no gaps.
@@ -65,8 +73,10 @@ impl Dedup {
         self.expire(now_ms);
         let (halves, first, remembered) = (halves(hash), self.first, &self.remembered);
         let at = |number: u32| remembered.get(number.wrapping_sub(first) as usize);
-        let number = self.places.find(halves[0], |number| at(*number).is_some_and(|one| one.hash == halves))?;
-        at(*number).map(|one| Position { offset: one.offset, epoch: one.epoch })
+        let part = halves[0] as u32;
+        let is_it = |place: &Place| place.part == part && at(place.number).is_some_and(|one| one.hash == halves);
+        let place = self.places.find(spread(part), is_it)?;
+        at(place.number).map(|one| Position { offset: one.offset, epoch: one.epoch })
     }
 
     /// Remembers a key, which must not be remembered yet. Returns how many were forgotten before their time to make room.
@@ -79,10 +89,8 @@ impl Dedup {
             let (hash, Position { offset, epoch }) = (halves(hash), position);
             let number = self.first.wrapping_add(self.remembered.len() as u32);
             self.remembered.push_back(Remembered { hash, offset, epoch, at_ms: now_ms });
-            let (first, remembered) = (self.first, &self.remembered);
-            let hash_of =
-                |number: &u32| remembered.get(number.wrapping_sub(first) as usize).map_or(0, |one| one.hash[0]);
-            self.places.insert_unique(hash[0], number, hash_of);
+            let part = hash[0] as u32;
+            self.places.insert_unique(spread(part), Place { part, number }, |place| spread(place.part));
         }
         dropped
     }
@@ -98,14 +106,18 @@ impl Dedup {
         let Some(oldest) = self.remembered.pop_front() else { return false };
         let number = self.first;
         self.first = self.first.wrapping_add(1);
-        if let Ok(place) = self.places.find_entry(oldest.hash[0], |place| *place == number) {
+        if let Ok(place) = self.places.find_entry(spread(oldest.hash[0] as u32), |place| place.number == number) {
             place.remove();
         }
         true
     }
 }
 
-/// The first half is what the table sorts by: all bits of a SipHash are as good as any.
+/// The table's hash: it takes its tag from the upper bits and the place from the lower ones.
+const fn spread(part: u32) -> u64 {
+    (part as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
 const fn halves(hash: u128) -> [u64; 2] {
     [hash as u64, (hash >> 64) as u64]
 }

@@ -403,9 +403,9 @@ pub fn rest(channel: &str) -> &str {
 }
 
 fn split(channel: &str) -> Option<(&str, &str)> {
-    let unlisted = channel.find('#').unwrap_or(channel.len());
-    let colon = channel[..unlisted].find(':')?;
-    Some((&channel[..colon], &channel[colon + 1..]))
+    // Each is one byte, and part of no other character.
+    let first = channel.bytes().position(|byte| matches!(byte, b'#' | b':'))?;
+    (channel.as_bytes()[first] == b':').then(|| (&channel[..first], &channel[first + 1..]))
 }
 
 /// Whether a text can be a channel's name: not empty, not too long, no control characters.

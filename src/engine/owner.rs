@@ -2,7 +2,7 @@
 //!
 //! In: publishes, subscribes, leaves and calls that lanes bring from any core, this one included. Out: answers to who
 //! asked, and publications, joins and leaves to each core with interest, all into the lanes, in the order decided here.
-//! `members` and `calls` below hold what concerns members and what calls ask.
+//! `publishing`, `members` and `calls` below hold what happens to a publish, what concerns members and what calls ask.
 //!
 //! Invariants: offsets are dense from 1 under an epoch and no number is given twice; what an answer calls the top is
 //! followed in the lane by exactly the publications above it; a publication is encoded once per encoding in use; a
@@ -10,31 +10,30 @@
 
 mod calls;
 mod members;
+mod publishing;
 #[cfg(test)]
 mod tests;
+
+pub use publishing::LOOK_AHEAD;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use ringway_wire::ingest::{Ack, PayloadKind};
-
 use crate::dedup::Dedup;
-use crate::history::{History, Room};
+use crate::history::History;
 use crate::ids::{CoreId, Epoch, LocalChannelId, Offset};
 use crate::lane_message::{
-    LaneMessage, LeaveRequest, Origin, Position, PublishAnswer, PublishError, PublishRequest, Recovery,
-    SubscribeAnswer, SubscribeError, SubscribeRequest, Subscribed,
+    LaneMessage, LeaveRequest, Position, Recovery, SubscribeAnswer, SubscribeError, SubscribeRequest, Subscribed,
 };
 use crate::lanes::LanesOut;
 use crate::limits::{Limits, OFFSET_MAX};
 use crate::metrics::{Metric, Metrics};
 use crate::names::Names;
-use crate::namespace::{Namespace, NamespaceId, Namespaces, channel_is_valid};
+use crate::namespace::{Namespace, NamespaceId, Namespaces};
 use crate::presence::{Change, Members};
-use crate::publication::{Draft, Extra, JoinLeave, Publication, Scratch};
-use crate::publish_run::{Entry, EntryAnswer, PublishRun, RunAnswer};
+use crate::publication::{JoinLeave, Publication, Scratch};
 use crate::rate::TokenBucket;
 use crate::slots::Slots;
 use crate::variant::VariantSet;
@@ -112,26 +111,6 @@ struct Interest {
     members: u32,
 }
 
-/// A publish as the owner decides about it, whoever brings it.
-struct Publishing<'a> {
-    channel: &'a str,
-    /// JSON without raw newlines, or bytes.
-    payload: &'a [u8],
-    kind: PayloadKind,
-    /// Empty: none.
-    idempotency_key: &'a [u8],
-    extra: Option<Arc<Extra>>,
-    skip_history: bool,
-    by_client: bool,
-}
-
-/// A publish's fate.
-struct Published {
-    result: Result<Position, PublishError>,
-    /// The same key was published before; `result` is the first one's position.
-    duplicate: bool,
-}
-
 /// What every decision here needs from the shard.
 pub struct Surroundings<'a> {
     /// Where answers and publications go.
@@ -166,184 +145,6 @@ impl Owner {
             limits,
             seed: seed.rotate_left(17),
         }
-    }
-
-    /// Gives a publication its offset, keeps it, sends it to interested cores, and answers.
-    pub fn publish(&mut self, request: PublishRequest, around: &mut Surroundings<'_>) {
-        let (from, origin) = (request.from, request.origin);
-        let publish = Publishing {
-            channel: &request.channel,
-            payload: &request.payload,
-            kind: request.kind,
-            idempotency_key: &request.idempotency_key,
-            extra: Extra::of(request.publisher.map(|publisher| *publisher), request.tags),
-            skip_history: request.skip_history,
-            by_client: matches!(origin, Origin::Client { .. }),
-        };
-        let Published { result, duplicate } = self.take(publish, around);
-        around.lanes.push(from, LaneMessage::PublishAnswer(PublishAnswer { origin, result, duplicate }));
-    }
-
-    /// The same for all of a run, with one answer.
-    pub fn publish_run(&mut self, run: &PublishRun, around: &mut Surroundings<'_>) {
-        let answers = run.iter().map(|entry| self.take_entry(&entry, around)).collect();
-        let answer = RunAnswer { conn: run.conn, answers };
-        around.lanes.push(run.from, LaneMessage::RunAnswer(answer.into()));
-    }
-
-    /// The same for one publish of a backend; the answer is returned, and what follows from it is in the lanes.
-    pub fn take_entry(&mut self, entry: &Entry<'_>, around: &mut Surroundings<'_>) -> EntryAnswer {
-        let publish = Publishing {
-            channel: entry.channel,
-            payload: entry.payload,
-            kind: entry.kind,
-            idempotency_key: entry.idempotency_key,
-            extra: None,
-            skip_history: false,
-            by_client: false,
-        };
-        let Published { result, duplicate } = self.take(publish, around);
-        let result = result.map(|Position { offset, epoch }| Ack {
-            seq: entry.seq,
-            offset,
-            epoch: (epoch.boot, epoch.creation),
-            duplicate,
-        });
-        EntryAnswer { seq: entry.seq, payload_bytes: entry.payload.len() as u32, result }
-    }
-
-    fn take(&mut self, publish: Publishing<'_>, around: &mut Surroundings<'_>) -> Published {
-        let mut duplicate = false;
-        let result = self.try_publish(publish, &mut duplicate, around);
-        if result.is_err() {
-            around.metrics.add(Metric::PublicationsRefused, 1);
-        }
-        Published { result, duplicate }
-    }
-
-    fn try_publish(
-        &mut self,
-        request: Publishing<'_>,
-        duplicate: &mut bool,
-        around: &mut Surroundings<'_>,
-    ) -> Result<Position, PublishError> {
-        let now_ms = around.now_ms;
-        let key =
-            (!request.idempotency_key.is_empty()).then(|| self.dedup.hash(request.channel, request.idempotency_key));
-        if let Some(position) = key.and_then(|key| self.dedup.find(key, now_ms)) {
-            around.metrics.add(Metric::PublicationsDuplicate, 1);
-            *duplicate = true;
-            return Ok(position);
-        }
-        let found = self.find(request.channel, around);
-        let namespace = match found.and_then(|slot| self.channels.at(slot)) {
-            Some((_, channel)) => channel.namespace,
-            None if !channel_is_valid(request.channel, &self.limits) => return Err(PublishError::UnknownChannel),
-            None => around.namespaces.resolve(request.channel).ok_or(PublishError::UnknownChannel)?.0,
-        };
-        // A reload may have taken the namespace away; its channels stay, and get nothing new.
-        if !around.namespaces.is_live(namespace) {
-            return Err(PublishError::UnknownChannel);
-        }
-        // Checked here once more, whoever sent it: bytes in a text frame would close every JSON subscriber.
-        if around.namespaces.get(namespace).payload != request.kind {
-            return Err(PublishError::BadPayload);
-        }
-        let slot = match found {
-            Some(slot) => slot,
-            None => self.create(request.channel.into(), namespace, around).ok_or(PublishError::Busy)?,
-        };
-        if request.by_client && !self.take_rate(slot, around) {
-            around.metrics.add(Metric::PublicationsRateLimited, 1);
-            return Err(PublishError::Busy);
-        }
-        let position = self.append(slot, request, around).ok_or(PublishError::Busy)?;
-        if let Some(key) = key {
-            let dropped = self.dedup.insert(key, position, now_ms);
-            around.metrics.add(Metric::IdempotencyKeysDropped, dropped);
-        }
-        around.metrics.add(Metric::PublicationsOwned, 1);
-        Ok(position)
-    }
-
-    /// Whether a client's publication may pass now.
-    fn take_rate(&mut self, slot: u32, around: &Surroundings<'_>) -> bool {
-        let Some(channel) = self.channels.at_mut(slot) else { return true };
-        let rate = around.namespaces.get(channel.namespace).publish_rate_per_channel;
-        channel.rate.take(rate, around.now_ms)
-    }
-
-    /// Numbers a publication, sends it out and keeps it. None: the channel has gone, which cannot be.
-    fn append(&mut self, slot: u32, request: Publishing<'_>, around: &mut Surroundings<'_>) -> Option<Position> {
-        let is_numbered = !request.skip_history;
-        let epoch = if is_numbered { self.next_epoch_if_spent(slot) } else { None };
-        let channel = self.channels.at_mut(slot)?;
-        let namespace = around.namespaces.get(channel.namespace);
-        let has_history = namespace.history_size > 0;
-        if let Some(epoch) = epoch {
-            channel.epoch = epoch;
-            channel.top = 0;
-        }
-        channel.top += Offset::from(is_numbered);
-        channel.used_ms = around.now_ms;
-        let Publishing { channel: name, payload, kind, extra, .. } = request;
-        if !channel.interest.is_empty() || channel.last.is_some() {
-            let variants = channel.variants();
-            let draft = Draft {
-                channel: name,
-                number: channel.number,
-                offset: if has_history && is_numbered { channel.top } else { 0 },
-                payload,
-                kind,
-                extra: extra.clone(),
-                variants,
-                previous: channel.last.as_deref(),
-                deflate_bytes_min: namespace.deflate_bytes_min,
-            };
-            let publication = Arc::new(Publication::encode(draft, &mut self.scratch));
-            channel.last = variants.has_delta().then(|| Arc::clone(&publication));
-            for interest in &channel.interest {
-                let message = LaneMessage::Deliver { local: interest.local, publication: Arc::clone(&publication) };
-                around.lanes.push(interest.core, message);
-            }
-        }
-        let offset = if is_numbered { channel.top } else { 0 };
-        let position = Position { offset, epoch: channel.epoch };
-        if is_numbered {
-            // What is kept ends at the top: a new epoch, or a number that is not kept, begins it anew.
-            if epoch.is_some() || !has_history {
-                self.forget_history(slot);
-            }
-            if has_history {
-                self.keep(slot, payload, extra, around);
-            }
-        }
-        Some(position)
-    }
-
-    fn keep(&mut self, slot: u32, payload: &[u8], extra: Option<Arc<Extra>>, around: &mut Surroundings<'_>) {
-        let Some(channel) = self.channels.at_mut(slot) else { return };
-        let namespace = around.namespaces.get(channel.namespace);
-        let before = Kept::of(&channel.history);
-        age(&mut channel.history, namespace, around.now_ms);
-        let own = channel.history.bytes() as u64;
-        let others = self.history_bytes - before.bytes;
-        let room = Room {
-            len_max: namespace.history_size,
-            bytes_max: self.limits.history_bytes_max.saturating_sub(others).max(own),
-        };
-        let forgotten = channel.history.push(payload, extra, around.now_ms, room);
-        if forgotten > 0 {
-            around.metrics.add(Metric::HistoryDropped, forgotten);
-        }
-        let after = Kept::of(&channel.history);
-        self.count(before, after);
-    }
-
-    /// Counts what a channel's history has become.
-    const fn count(&mut self, before: Kept, after: Kept) {
-        self.history_bytes = self.history_bytes - before.bytes + after.bytes;
-        self.history_len = self.history_len - before.len + after.len;
     }
 
     /// Notes a core's interest and answers with the channel's top and what the client missed. Its joining is told
@@ -461,10 +262,11 @@ impl Owner {
 
     /// Looks the channel's namespace up again if the rules have been replaced. A name that has none any more keeps its
     /// last one: who may still use it is decided where requests come in.
-    fn refresh(&mut self, slot: u32, around: &Surroundings<'_>) {
-        let Some(channel) = self.channels.at_mut(slot) else { return };
+    /// False: there is no channel in the slot.
+    fn refresh(&mut self, slot: u32, around: &Surroundings<'_>) -> bool {
+        let Some(channel) = self.channels.at_mut(slot) else { return false };
         if channel.rules == self.rules {
-            return;
+            return true;
         }
         channel.rules = self.rules;
         if let Some((namespace, _)) = around.namespaces.resolve(&channel.name) {
@@ -472,6 +274,7 @@ impl Owner {
             *self.count_of(before) -= 1;
             *self.count_of(namespace) += 1;
         }
+        true
     }
 
     /// None: the table is full, or the namespace has its share of it.
@@ -540,6 +343,12 @@ impl Owner {
         channel.history.tidy();
         let after = Kept::of(&channel.history);
         self.count(before, after);
+    }
+
+    /// Counts what a channel's history has become.
+    const fn count(&mut self, before: Kept, after: Kept) {
+        self.history_bytes = self.history_bytes - before.bytes + after.bytes;
+        self.history_len = self.history_len - before.len + after.len;
     }
 
     /// Takes everything out of one channel's history; offsets go on where they are.

@@ -14,11 +14,12 @@ use crate::call::{
     CallError, ChannelAnswer, ChannelAsk, ChannelCall, ChannelFact, ChannelsAnswer, ChannelsCall, HistoryAsk, Since,
 };
 use crate::ids::ConnId;
-use crate::lane_message::{MemberLeave, RecoverFrom};
+use crate::lane_message::{MemberLeave, Origin, PublishError, PublishRequest, RecoverFrom};
 use crate::limits::TICK_MS;
 use crate::namespace::{JoinLeaveAbove, Namespace, RecoveryMode};
 use crate::presence::Member;
 use crate::publication::Tags;
+use crate::publish_run::Entry;
 use crate::variant::Variant;
 
 /// Where calls of the test are answered.
@@ -673,5 +674,52 @@ proptest! {
             bed.told(CoreId(0));
             bed.told(CoreId(1));
         }
+    }
+}
+
+#[test]
+fn history_stays_within_its_bytes_and_what_it_forgot_is_counted() {
+    const BYTES_MAX: u64 = 4_096;
+    let mut bed = Bed::new(rules(), Limits { history_bytes_max: BYTES_MAX, ..Limits::DEFAULT });
+    let channels: Vec<_> = (0..40).map(|number| alloc::format!("c{number}")).collect();
+    for round in 1..=30 {
+        for channel in &channels {
+            assert_eq!(bed.publish(channel).map(|position| position.offset), Ok(round));
+            assert!(bed.owner.history_bytes <= BYTES_MAX, "{}", bed.owner.history_bytes);
+        }
+    }
+    let mut kept = 0;
+    for channel in &channels {
+        let (offsets, top) = bed.history(channel);
+        assert!(offsets.iter().copied().eq(30 - offsets.len() as u64 + 1..=30), "{offsets:?}");
+        assert_eq!(top.offset, 30);
+        kept += offsets.len() as u64;
+    }
+    assert_eq!(bed.owner.history_len, kept);
+    assert!(kept > 40, "{kept}");
+    let forgotten = 40 * 30 - kept - bed.metrics.get(Metric::HistoryDropped);
+    assert!(bed.metrics.get(Metric::HistoryDropped) > 0);
+    assert!(forgotten <= 40 * 20, "what is over history_size is not counted as dropped: {forgotten}");
+    bed.now_ms += 60_000;
+    bed.with(|owner, around| owner.sweep(around));
+    assert_eq!((bed.owner.history_bytes, bed.owner.history_len), (0, 0));
+}
+
+#[test]
+fn what_was_looked_for_ahead_is_not_taken_for_another_channel() {
+    let mut bed = Bed::new(rules(), Limits::DEFAULT);
+    let entry = |channel, seq| Entry { seq, kind: PayloadKind::Json, idempotency_key: &[], channel, payload: b"1" };
+    let mut channels = [None; LOOK_AHEAD];
+    (channels[0], channels[2]) = (Some("a"), Some("b"));
+    assert_eq!(bed.owner.look_ahead(channels), [None; LOOK_AHEAD]);
+    for channel in ["a", "b"] {
+        assert_eq!(bed.publish(channel).map(|position| position.offset), Ok(1));
+    }
+    let slots = bed.owner.look_ahead(channels);
+    assert!(slots[0].is_some() && slots[1].is_none() && slots[2].is_some());
+    // The slots of another channel, of none at all, and of a channel that is not there yet.
+    for (channel, slot, offset) in [("a", slots[2], 2), ("b", Some(99), 2), ("c", slots[0], 1), ("a", slots[0], 3)] {
+        let answer = bed.with(|owner, around| owner.take_entry(&entry(channel, offset), slot, around));
+        assert_eq!(answer.result.map(|ack| ack.offset), Ok(offset));
     }
 }

@@ -3,8 +3,8 @@
 //! In: received bytes of ingest connections. Out: publishes to owners, acknowledgements and errors to the backend.
 
 use ringway_wire::ingest::{
-    self, ClientFrame, FRAME_HEADER_BYTES, HELLO_FRAME_BYTES_MAX, IngestError, Publish, TakeEvents, write_acks,
-    write_hello_ok, write_nack, write_pong,
+    self, ClientFrame, FRAME_HEADER_BYTES, HELLO_FRAME_BYTES_MAX, IngestError, Publish, PublishBatch, TakeEvents,
+    write_acks, write_hello_ok, write_nack, write_pong,
 };
 
 use super::Shard;
@@ -17,6 +17,7 @@ use crate::ids::{ConnId, CoreId};
 use crate::ingest_session::{IngestSession, check, error_of};
 use crate::lane_message::{EventAnswered, LaneMessage, PublishError};
 use crate::metrics::Metric;
+use crate::owner::LOOK_AHEAD;
 use crate::publish_run::{Entry, EntryAnswer, RunAnswer};
 use crate::seam::Note;
 
@@ -61,13 +62,8 @@ impl Shard {
         match frame {
             ClientFrame::Hello(hello) => self.hello(conn, &hello),
             _ if !ready => Err(IngestError::BadFrame),
-            ClientFrame::Publish(publish) => self.ingest_publish(conn, &publish),
-            ClientFrame::PublishBatch(batch) => {
-                for publish in batch {
-                    self.ingest_publish(conn, &publish?)?;
-                }
-                Ok(())
-            }
+            ClientFrame::Publish(publish) => self.ingest_publish(conn, &publish, self.owner_of(publish.channel), None),
+            ClientFrame::PublishBatch(batch) => self.ingest_batch(conn, batch),
             ClientFrame::Ping { nonce } => {
                 self.frame.clear();
                 write_pong(&mut self.frame, nonce);
@@ -164,8 +160,46 @@ impl Shard {
     }
 
     /// # Errors
+    /// What ends the connection, behind the entries that came before it.
+    fn ingest_batch(&mut self, conn: ConnId, mut batch: PublishBatch<'_>) -> Result<(), IngestError> {
+        let me = self.options.core;
+        loop {
+            let mut broken = None;
+            let group: [_; LOOK_AHEAD] = core::array::from_fn(|_| match batch.next()? {
+                Ok(publish) => Some((publish, self.owner_of(publish.channel))),
+                Err(error) => {
+                    broken = Some(error);
+                    None
+                }
+            });
+            let own = |place: &Option<(Publish<'_>, CoreId)>| place.is_some_and(|(_, to)| to == me);
+            let mut slots = [None; LOOK_AHEAD];
+            if group.iter().any(own) {
+                let channels = group.each_ref().map(|place| place.as_ref().filter(|_| own(place)));
+                slots = self.owner.look_ahead(channels.map(|place| place.map(|(publish, _)| publish.channel)));
+            }
+            for ((publish, to), slot) in group.iter().flatten().zip(slots) {
+                self.ingest_publish(conn, publish, *to, slot)?;
+            }
+            match broken {
+                Some(error) => return Err(error),
+                None if group[LOOK_AHEAD - 1].is_none() => return Ok(()),
+                None => {}
+            }
+        }
+    }
+
+    /// `to`: the channel's owner; `slot`: where that has the channel, if it is this core and was asked.
+    ///
+    /// # Errors
     /// What ends the connection; a refusal of this one publish is answered and is no error here.
-    fn ingest_publish(&mut self, conn: ConnId, publish: &Publish<'_>) -> Result<(), IngestError> {
+    fn ingest_publish(
+        &mut self,
+        conn: ConnId,
+        publish: &Publish<'_>,
+        to: CoreId,
+        slot: Option<u32>,
+    ) -> Result<(), IngestError> {
         let Some(Connection { phase: Phase::Ingest { session, .. }, .. }) =
             self.connections.get_mut(conn.slot, conn.generation)
         else {
@@ -178,10 +212,10 @@ impl Shard {
         let checked = check(publish, &self.options.limits, &self.options.namespaces)
             .and_then(|kind| self.check_payload(kind, publish.payload).ok_or(PublishError::BadPayload));
         match checked {
-            Ok(PayloadCheck::AsItIs) => self.ingest_to_owner(conn, publish, publish.payload),
+            Ok(PayloadCheck::AsItIs) => self.ingest_to_owner(conn, publish, publish.payload, to, slot),
             Ok(PayloadCheck::Rewritten) => {
                 let payload = core::mem::take(&mut self.payload);
-                self.ingest_to_owner(conn, publish, &payload);
+                self.ingest_to_owner(conn, publish, &payload, to, slot);
                 self.payload = payload;
             }
             Err(error) => {
@@ -194,7 +228,7 @@ impl Shard {
 
     /// To this core as the owner at once, where nothing that was said to it before still waits; to others, and behind what
     /// waits, in runs.
-    fn ingest_to_owner(&mut self, conn: ConnId, publish: &Publish<'_>, payload: &[u8]) {
+    fn ingest_to_owner(&mut self, conn: ConnId, publish: &Publish<'_>, payload: &[u8], to: CoreId, slot: Option<u32>) {
         let entry = Entry {
             seq: publish.seq,
             kind: publish.kind,
@@ -202,12 +236,12 @@ impl Shard {
             channel: publish.channel,
             payload,
         };
-        let (to, me) = (self.owner_of(publish.channel), self.options.core);
+        let me = self.options.core;
         if to != me || self.lanes.has_own() {
             return self.runs.push(to, me, conn, &entry);
         }
         let (owner, mut around) = self.owner();
-        let answer = owner.take_entry(&entry, &mut around);
+        let answer = owner.take_entry(&entry, slot, &mut around);
         // Publications for subscribers of this core.
         self.take_own_messages();
         self.entry_answered(conn, &answer);
