@@ -55,8 +55,11 @@ impl Shard {
     fn shrink(&mut self) {
         self.outboxes.shrink();
         self.to_write.shrink();
+        // These two are cleared before each use; replies may be on their way.
+        self.frame.clear();
+        self.payload.clear();
         for buffer in [&mut self.replies, &mut self.frame, &mut self.payload] {
-            if buffer.capacity() > KEPT_BUFFER_BYTES {
+            if buffer.is_empty() && buffer.capacity() > KEPT_BUFFER_BYTES {
                 *buffer = Vec::new();
             }
         }
