@@ -164,6 +164,24 @@ fn memory_is_read_at_rest() {
 }
 
 #[test]
+fn memory_is_read_in_every_round_of_coming_and_leaving() {
+    let gateway = Gateway::start(Fault::None);
+    let (url, ingest) = (format!("ws://{}/connection", gateway.clients), gateway.ingest.to_string());
+    let (control, pid) = (gateway.control.to_string(), std::process::id().to_string());
+    let server = ["memory", "--url", &url, "--ingest", &ingest, "--control", &control, "--server-pid", &pid];
+    let (code, json) =
+        run(&[&server[..], &["-n", "6", "--rounds", "2", "--publications", "3", "--rest-s", "0.1"]].concat());
+    assert_eq!(code, 0, "{json}");
+    let rounds = json["rounds"].as_array().expect("rounds");
+    assert_eq!(rounds.len(), 2, "{json}");
+    for one in rounds {
+        for moment in ["opened", "received", "left"] {
+            assert!(one[moment]["resident_bytes"].as_u64().is_some_and(|bytes| bytes > 0), "{moment}: {one}");
+        }
+    }
+}
+
+#[test]
 fn connect_holds_and_answers_pings() {
     let gateway = Gateway::start(Fault::None);
     let url = format!("ws://{}/connection", gateway.clients);

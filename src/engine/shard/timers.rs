@@ -2,6 +2,8 @@
 //!
 //! In: time. Out: pings, connections ended for what they did not do in time, aged history.
 
+use alloc::vec::Vec;
+
 use ringway_wire::close::CloseReason;
 use ringway_wire::ingest::{IngestError, write_ping};
 
@@ -13,6 +15,9 @@ use crate::ids::ConnId;
 use crate::limits::TICK_MS;
 use crate::metrics::Metric;
 use crate::session::PingState;
+
+/// Bytes that a buffer for something under construction keeps.
+const KEPT_BUFFER_BYTES: usize = 16 * 1024;
 
 /// What a connection's deadline meant.
 enum Due {
@@ -42,8 +47,21 @@ impl Shard {
             let (owner, mut around) = self.owner();
             owner.sweep(&mut around);
             self.expire_events();
-            self.outboxes.shrink();
-            self.to_write.shrink();
+            self.shrink();
+        }
+    }
+
+    /// Gives back what only a rush, or a big message, needed.
+    fn shrink(&mut self) {
+        self.outboxes.shrink();
+        self.to_write.shrink();
+        // These two are cleared before each use; replies may be on their way.
+        self.frame.clear();
+        self.payload.clear();
+        for buffer in [&mut self.replies, &mut self.frame, &mut self.payload] {
+            if buffer.is_empty() && buffer.capacity() > KEPT_BUFFER_BYTES {
+                *buffer = Vec::new();
+            }
         }
     }
 
