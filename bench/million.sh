@@ -8,6 +8,8 @@ profile="${BENCH_PROFILE:-release}"
 cargo build --profile "$profile" -p ringway -p ringway-floor -p ringway-loadgen
 # Only namespaces made from now on have a table of this size; the host keeps its own, and gets its setting back.
 before="$(sysctl -n net.ipv4.tcp_child_ehash_entries)"
-sysctl -q -w net.ipv4.tcp_child_ehash_entries=4194304
-trap 'sysctl -q -w net.ipv4.tcp_child_ehash_entries="$before"' EXIT
+# Publications that all clients have yet to read: with two million they were more than the kernel's own limits.
+memory="$(sysctl -n net.ipv4.tcp_mem)"
+trap 'sysctl -q -w net.ipv4.tcp_child_ehash_entries="$before" net.ipv4.tcp_mem="$memory"' EXIT
+sysctl -q -w net.ipv4.tcp_child_ehash_entries=4194304 net.ipv4.tcp_mem="1000000 2000000 3000000"
 BENCH_PROFILE="$profile" unshare -n python3 bench/million.py "$@"
