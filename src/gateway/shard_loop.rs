@@ -43,10 +43,6 @@ const SCRATCH_BYTES: usize = 256 * 1024;
 const METRICS_INTERVAL_MS: u64 = 100;
 /// How long accepting rests after an error such as "too many open files".
 const ACCEPT_RETRY_MS: u64 = 100;
-/// Completions of one turn after which the next wait gathers as many again, and the longest time that one of them waits for
-/// the others. Rare completions wait for nothing; with many, turns would be as many as they are, each with a sleep.
-const GATHER_COMPLETIONS_MIN: u32 = 8;
-const GATHER_US: u32 = 200;
 /// How soon a batch is offered again to a core whose queue was full.
 const LANE_RETRY_MS: u64 = 1;
 
@@ -77,8 +73,6 @@ pub struct ShardLoop {
     ready: Vec<ConnId>,
     scratch: Scratch,
     completions: Vec<Completion>,
-    /// How many the last turn had.
-    completed: u32,
     writes: WriteBatch,
     exceptions: Vec<(usize, Result<usize, Errno>)>,
     actions: Vec<Action>,
@@ -146,7 +140,6 @@ impl ShardLoop {
             ready: Vec::new(),
             scratch: Scratch::new(SCRATCH_BYTES)?,
             completions: Vec::new(),
-            completed: 0,
             writes: WriteBatch::default(),
             exceptions: Vec::new(),
             actions: Vec::new(),
@@ -205,16 +198,9 @@ impl ShardLoop {
         } else if self.lanes_wait {
             Wait::Until { timeout_ms: LANE_RETRY_MS }
         } else {
-            let (completions, timeout_ms) = (self.completed, self.shard.next_tick_in_ms());
-            let gathers = completions >= GATHER_COMPLETIONS_MIN && timeout_ms > 0;
-            if gathers {
-                Wait::Gather { completions, gather_us: GATHER_US, timeout_ms }
-            } else {
-                Wait::Until { timeout_ms }
-            }
+            Wait::Until { timeout_ms: self.shard.next_tick_in_ms() }
         };
         let report = self.ring.turn(wait, &mut self.completions)?;
-        self.completed = self.completions.len() as u32;
         self.inbox.awake();
         let metrics = self.shard.metrics();
         metrics.add(Metric::Turns, 1);

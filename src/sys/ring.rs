@@ -88,16 +88,6 @@ pub enum Wait {
         /// Milliseconds from now.
         timeout_ms: u64,
     },
-    /// For several completions, when many are expected: one alone is then kept waiting, so that a turn has more to do.
-    /// Kernels before 6.12 wait for one.
-    Gather {
-        /// How many are enough.
-        completions: u32,
-        /// Microseconds after which one is enough.
-        gather_us: u32,
-        /// Milliseconds from now after which none is needed.
-        timeout_ms: u64,
-    },
     /// Until something completes.
     Forever,
 }
@@ -118,8 +108,6 @@ pub struct Ring {
     /// Completions met outside a turn, in order.
     kept: Vec<Completion>,
     overflowed: bool,
-    /// The kernel knows a wait for several completions that ends with fewer.
-    gathers: bool,
     /// The kernel allows one submitting thread (SINGLE_ISSUER), and descriptors belong to the thread's file table.
     _thread: PhantomData<*const ()>,
 }
@@ -142,8 +130,7 @@ impl Ring {
             .build(options.submission_entries)
             .map_err(|error| probe::explain_setup(Errno::from(error), options))?;
         probe::check(&ring)?;
-        let gathers = ring.params().is_feature_min_timeout();
-        let mut ring = Ring { ring, kept: Vec::new(), overflowed: false, gathers, _thread: PhantomData };
+        let mut ring = Ring { ring, kept: Vec::new(), overflowed: false, _thread: PhantomData };
         probe::check_sends_end_when_submitted(&mut ring)?;
         ring.overflowed = false;
         Ok(ring)
@@ -293,12 +280,8 @@ impl Ring {
             }
             Wait::Forever => self.ring.submit_and_wait(1),
             Wait::Until { timeout_ms } => {
-                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&timespec(timeout_ms)))
-            }
-            Wait::Gather { completions, gather_us, timeout_ms } => {
-                let (want, time) = (if self.gathers { completions } else { 1 }, timespec(timeout_ms));
-                let args = SubmitArgs::new().timespec(&time).min_wait_usec(if self.gathers { gather_us } else { 0 });
-                self.ring.submitter().submit_with_args(want as usize, &args)
+                let time = Timespec::new().sec(timeout_ms / 1000).nsec((timeout_ms % 1000) as u32 * 1_000_000);
+                self.ring.submitter().submit_with_args(1, &SubmitArgs::new().timespec(&time))
             }
         };
         self.keep_completions();
@@ -423,10 +406,6 @@ impl Drop for SendBatch<'_> {
             self.finish();
         }
     }
-}
-
-fn timespec(ms: u64) -> Timespec {
-    Timespec::new().sec(ms / 1000).nsec((ms % 1000) as u32 * 1_000_000)
 }
 
 fn read_completion(entry: &cqueue::Entry) -> Completion {

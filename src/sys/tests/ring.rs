@@ -344,34 +344,6 @@ fn a_turn_waits_no_longer_than_told() {
 }
 
 #[test]
-fn a_gathering_wait_ends_with_enough_or_with_one_in_the_end() {
-    let (listener, mut ring) = (listen(), ring(8, 64));
-    let (sockets, mut peers): (Vec<_>, Vec<_>) = (0..3).map(|_| pair(&listener)).unzip();
-    for (slot, socket) in (0u32..).zip(&sockets) {
-        ring.poll_readable(socket, readable(slot, 0));
-    }
-    let mut out = Vec::new();
-    ring.turn(Wait::No, &mut out).expect("turn");
-    // Enough: the long time that one alone would wait is not waited for.
-    let start = Instant::now();
-    peers.iter_mut().for_each(|peer| peer.write_all(b"x").expect("write"));
-    let gather = |completions, gather_us| Wait::Gather { completions, gather_us, timeout_ms: 9_000 };
-    ring.turn(gather(3, 8_000_000), &mut out).expect("turn");
-    assert!(out.len() == 3 && start.elapsed() < Duration::from_secs(7), "{out:?}");
-    // Too few: one is enough when the time is over.
-    out.clear();
-    peers[1].write_all(b"x").expect("write");
-    ring.turn(gather(3, 20_000), &mut out).expect("turn");
-    assert_eq!(out.iter().map(|completion| completion.token.slot()).collect::<Vec<_>>(), [1]);
-    // None: it ends with the time-out.
-    out.clear();
-    assert!(
-        ring.turn(Wait::Gather { completions: 3, gather_us: 1_000, timeout_ms: 20 }, &mut out).expect("turn").waited
-    );
-    assert!(out.is_empty());
-}
-
-#[test]
 fn an_interrupted_wait_is_no_error() {
     extern "C" fn ignore(_: libc::c_int) {}
     // SAFETY: needed because the test must be interrupted by a signal. Sound: the handler does nothing, and the structure is
