@@ -38,8 +38,9 @@ const ROUNDS: usize = 12;
 const SETTLED_ROUNDS: usize = 6;
 /// Bytes of a big message in either direction, below all bounds.
 const BIG_BYTES: usize = 64_000;
-/// What they may leave behind for each connection: places in tables of the shard.
-const BIG_BYTES_LEFT_MAX: f64 = 8.0;
+/// What they may leave behind for each connection of so few: places in two tables of the shard, which double as they grow and
+/// are given back from 8,192 places on.
+const BIG_BYTES_LEFT_MAX: f64 = 48.0;
 /// What they may leave behind in a shard, whatever the number of its connections.
 const SHARD_BYTES_LEFT_MAX: i64 = 6 * BIG_BYTES as i64;
 /// What a socket takes of a write at most.

@@ -30,7 +30,7 @@ const KEPT_FRAMES_PASSED_MAX: u32 = 256;
 
 /// Nodes that are kept while no connection has anything waiting: what a turn's deliveries need. More of them, which many full
 /// sockets needed at once, are given back.
-const KEPT_NODES: usize = 4_096;
+const KEPT_NODES: usize = 8_192;
 
 const NONE: u32 = u32::MAX;
 

@@ -39,6 +39,8 @@ const READS_PER_TURN_MAX: usize = 4096;
 const READ_BYTES_PER_TURN_MAX: usize = 8 * 1024 * 1024;
 /// Bytes of the buffer into which all connections of a shard are read.
 const SCRATCH_BYTES: usize = 256 * 1024;
+/// Completions and ready connections for which there is room at all times; more room, which a rush needed, is given back.
+const KEPT_PLACES: usize = 4096;
 /// How often the numbers are published for `/metrics`.
 const METRICS_INTERVAL_MS: u64 = 100;
 /// How long accepting rests after an error such as "too many open files".
@@ -534,6 +536,8 @@ impl ShardLoop {
         metrics.set(Metric::LaneSpillBytes, spill);
         metrics.set(Metric::LaneDropped, dropped);
         self.shared.metrics.publish(self.core.0 as usize, metrics);
+        self.completions.shrink_to(KEPT_PLACES);
+        self.ready.shrink_to(KEPT_PLACES);
     }
 
     fn stop_if_told(&mut self) {

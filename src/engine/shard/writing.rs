@@ -15,7 +15,7 @@ use crate::outbox::WriteBatch;
 use crate::seam::Action;
 
 /// Places that an empty list keeps: what a turn's deliveries need.
-const KEPT_SLOTS: usize = 4_096;
+const KEPT_SLOTS: usize = 8_192;
 
 /// Slots of connections with something to write, in the order in which they began to have it.
 #[derive(Debug, Default)]
