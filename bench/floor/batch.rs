@@ -119,7 +119,7 @@ mod tests {
         assert_eq!(taken.batch.bytes, b"\x81\x03one\x81\x03two");
         assert_eq!(taken.batch.broadcasts, [0..5, 5..10]);
         let joined = Batch::take(&mut bytes, Audience::Everybody, true).batch;
-        assert_eq!((joined.broadcasts.as_slice(), joined.direct.is_empty()), ([0..10].as_slice(), true));
+        assert_eq!((joined.broadcasts.as_slice(), joined.direct.is_empty()), (std::slice::from_ref(&(0..10)), true));
     }
 
     #[test]

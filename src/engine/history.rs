@@ -311,7 +311,7 @@ mod tests {
         let user = offset.to_string().into();
         let (conn_info, chan_info) = (Box::default(), Box::default());
         let publisher = Publisher { user, client: "c".into(), conn_info, chan_info };
-        (offset % 3 == 0).then(|| Extra::of(Some(publisher), Tags::default())).flatten()
+        offset.is_multiple_of(3).then(|| Extra::of(Some(publisher), Tags::default())).flatten()
     }
 
     /// The last `len` publications of a channel whose top is `top`.
@@ -332,7 +332,7 @@ mod tests {
             let text = publication.offset.to_string();
             if !publication.data.iter().all(|byte| *byte == b'1') || publication.data.len() < 30 {
                 assert_eq!(publication.data, text.as_bytes());
-                let by = (publication.offset % 3 == 0).then_some(&*text);
+                let by = publication.offset.is_multiple_of(3).then_some(&*text);
                 assert_eq!(publication.info.map(|info| info.user), by);
             }
             publication.offset

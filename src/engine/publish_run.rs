@@ -180,7 +180,7 @@ mod tests {
             let conn = ConnId { slot: 3, generation: 4 };
             let payload = [b'1'; 40];
             let entry = |seq: usize, (_, channel, key, bytes): &'_ (u16, String, Vec<u8>, usize)| {
-                let kind = if seq % 2 == 0 { PayloadKind::Json } else { PayloadKind::Bytes };
+                let kind = if seq.is_multiple_of(2) { PayloadKind::Json } else { PayloadKind::Bytes };
                 (seq as u64, kind, key.clone(), channel.clone(), payload[..*bytes].to_vec())
             };
             for (seq, one) in given.iter().enumerate() {

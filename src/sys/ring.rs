@@ -108,6 +108,8 @@ pub struct Ring {
     /// Completions met outside a turn, in order.
     kept: Vec<Completion>,
     overflowed: bool,
+    /// Of the accepts that were ever begun: one for each listener.
+    accepts: Vec<u64>,
     /// The kernel allows one submitting thread (SINGLE_ISSUER), and descriptors belong to the thread's file table.
     _thread: PhantomData<*const ()>,
 }
@@ -130,7 +132,7 @@ impl Ring {
             .build(options.submission_entries)
             .map_err(|error| probe::explain_setup(Errno::from(error), options))?;
         probe::check(&ring)?;
-        let mut ring = Ring { ring, kept: Vec::new(), overflowed: false, _thread: PhantomData };
+        let mut ring = Ring { ring, kept: Vec::new(), overflowed: false, accepts: Vec::new(), _thread: PhantomData };
         probe::check_sends_end_when_submitted(&mut ring)?;
         ring.overflowed = false;
         Ok(ring)
@@ -153,6 +155,9 @@ impl Ring {
         let flags = libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC;
         let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).flags(flags).build();
         self.push(entry.user_data(token.user_data()));
+        if !self.accepts.contains(&token.user_data()) {
+            self.accepts.push(token.user_data());
+        }
     }
 
     /// Reports input, the peer's end and errors until cancelled. Edge-triggered: data left unread gives no new completion.
@@ -301,8 +306,12 @@ impl Drop for Ring {
     /// Ends everything in flight and closes connections that were accepted but never taken out.
     fn drop(&mut self) {
         // Best effort: whatever fails here is ended by the kernel when the ring's descriptor closes; at worst a connection
-        // accepted in that moment stays open until the process ends.
-        let _ = self.ring.submitter().register_sync_cancel(Some(Timespec::new().sec(1)), CancelBuilder::any());
+        // accepted in that moment stays open until the process ends. Accepts alone, by name: to cancel all that is in flight
+        // takes the kernel time that grows with the square of how much it is, minutes with some hundred thousand polls.
+        for user_data in &self.accepts {
+            let accepts = CancelBuilder::user_data(*user_data).all();
+            let _ = self.ring.submitter().register_sync_cancel(Some(Timespec::new().sec(1)), accepts);
+        }
         let _ = self.ring.submit();
         self.keep_completions();
     }
