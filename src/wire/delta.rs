@@ -133,7 +133,8 @@ impl DeltaEncoder {
             // Payloads are full of short matches, such as the same key of another row. One that goes on behind the end
             // of a short one, and so has a window across that end, is longer.
             while best.len < LONG_BYTES {
-                let across = best.at + best.len - WINDOW + 1;
+                // A match that was trimmed to whole characters can be shorter than a window.
+                let across = (best.at + best.len + 1).saturating_sub(WINDOW).max(delta.done);
                 let found = (across..across + STEP_MIN)
                     .filter(|at| at + WINDOW <= end)
                     .filter_map(|at| self.longest(delta, at, end))

@@ -238,6 +238,15 @@ fn edited<T: Clone + fmt::Debug + 'static>(
     })
 }
 
+#[test]
+fn a_match_that_was_trimmed_below_a_window_has_nothing_across_its_end() {
+    let mut encoder = DeltaEncoder::default();
+    let new = "àà\0a0à\u{10000}\u{10000} ¡à\0à à àa";
+    // An old payload that ends in the middle of a character.
+    let old = "àà à àà\0a0à".as_bytes();
+    delta(&mut encoder, &old[..old.len() - 1], new.as_bytes(), true);
+}
+
 proptest! {
     #[test]
     fn round_trip_of_bytes((old, new) in edited(prop_oneof![any::<u8>(), 0..3_u8])) {
