@@ -317,8 +317,9 @@ mod tests {
     /// The last `len` publications of a channel whose top is `top`.
     fn history(top: Offset, len: u64) -> History {
         let mut history = History::default();
-        (top - len + 1..=top)
-            .for_each(|offset| drop(history.push(offset.to_string().as_bytes(), extra(offset), offset, ROOM)));
+        for offset in top - len + 1..=top {
+            assert_eq!(history.push(offset.to_string().as_bytes(), extra(offset), offset, ROOM), 0);
+        }
         history
     }
 

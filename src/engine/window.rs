@@ -325,10 +325,10 @@ mod tests {
         }
         assert_eq!(window.capacity(), capacity);
         assert!(capacity <= 100 * (128 + RECORD_BYTES) * 5 / 4, "{capacity}");
-        (0..90).for_each(|_| drop(window.pop()));
+        (0..90).for_each(|_| assert_eq!(window.pop(), Some(false)));
         window.tidy();
         assert!(window.capacity() <= 20 * (128 + RECORD_BYTES));
-        (0..10).for_each(|_| drop(window.pop()));
+        (0..10).for_each(|_| assert_eq!(window.pop(), Some(false)));
         window.tidy();
         assert_eq!(window.capacity(), 0);
     }
