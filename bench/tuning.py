@@ -59,7 +59,7 @@ def run(kind, settings):
                           capture_output=True, text=True)
     if done.returncode != 0:
         # A setting that the run cannot do without shows itself like this.
-        return {"failed": next((line[:120] for line in done.stderr.splitlines() if "failed" in line or "rror" in line), "no word")}
+        return {"failed": next((line[:120] for line in done.stderr.splitlines() if line.startswith(("connect", "error"))), "see the scenario")}
     return json.loads(done.stdout.splitlines()[-1])
 
 
