@@ -12,6 +12,7 @@ use ringway_wire::centrifuge::reply::PublicationView;
 use ringway_wire::ingest::PayloadKind;
 
 use crate::backends::{BackendId, BackendNotice, Decision};
+use crate::backplane::{Event, Request, Token};
 use crate::call::{ChannelAnswer, ChannelCall, ChannelsAnswer, ChannelsCall, UserAnswer, UserCall};
 use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId, Offset};
 use crate::namespace::Namespaces;
@@ -91,6 +92,15 @@ pub enum LaneMessage {
     },
     /// To the shard that keeps the event: a backend has decided.
     EventAnswered(Box<EventAnswered>),
+    /// To the backplane: what an owner asks of it.
+    ToBackplane {
+        /// The owner's name for it.
+        token: Token,
+        /// What.
+        request: Box<Request>,
+    },
+    /// From the backplane, to the owner of the bucket or of the request.
+    Backplane(Box<Event>),
     /// To every shard: new channel rules. Ids of namespaces that exist keep their meaning.
     Rules(Arc<Namespaces>),
 }
@@ -379,6 +389,8 @@ impl LaneMessage {
                 LaneMessage::UserCall(call) => call.memory_bytes(),
                 LaneMessage::ChannelsCall(call) => size_of::<ChannelsCall>() + call.pattern.len(),
                 LaneMessage::ChannelsAnswer(answer) => answer.memory_bytes(),
+                LaneMessage::ToBackplane { request, .. } => request.memory_bytes(),
+                LaneMessage::Backplane(event) => event.memory_bytes(),
                 LaneMessage::Event(delivery) => size_of::<EventDelivery>() + delivery.frame.len(),
                 LaneMessage::PublishAnswer(_)
                 | LaneMessage::BackendChanged(_)

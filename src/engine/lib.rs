@@ -14,6 +14,7 @@
 //! | `namespace`, `authorize` | 4 channel name → rules; who may what |
 //! | `route` | 5 channel → owning core |
 //! | `owner`, `dedup` | 6 offset, epoch, history, interested cores, repeated keys |
+//! | `backplane` | 6 the engine that several nodes share |
 //! | `history`, `presence`, `rate` | 6 a channel's past, who is in it, how often clients may publish |
 //! | `users` | 6 where users are |
 //! | `events`, `backends` | 4 what clients do, on its way to backends and back |
@@ -31,6 +32,7 @@ extern crate alloc;
 
 pub mod authorize;
 pub mod backends;
+pub mod backplane;
 pub mod call;
 pub mod connection;
 pub mod deadline;

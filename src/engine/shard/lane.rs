@@ -64,8 +64,11 @@ impl Shard {
             LaneMessage::RevokeToken(token_id) => self.revoke_token(&token_id),
             LaneMessage::UserCall(call) => self.carry_out(&call),
             LaneMessage::Rules(rules) => self.rules_changed(rules),
-            // The control plane has an inbox of its own.
-            LaneMessage::UserAnswer(_) | LaneMessage::ChannelsAnswer(_) => self.metrics.add(Metric::LaneStale, 1),
+            // The control plane and the backplane have inboxes of their own.
+            LaneMessage::UserAnswer(_)
+            | LaneMessage::ChannelsAnswer(_)
+            | LaneMessage::ToBackplane { .. }
+            | LaneMessage::Backplane(_) => self.metrics.add(Metric::LaneStale, 1),
             LaneMessage::Deliver { local, publication } => {
                 if !self.fanouts.deliver(local, publication) {
                     self.metrics.add(Metric::LaneStale, 1);
