@@ -79,6 +79,7 @@ fn shard() -> Shard {
         boot: 77,
         limits: Limits { channel_idle_ms: CHANNEL_IDLE_MS, ..Limits::DEFAULT },
         namespaces: Namespaces::new(namespace, vec![]).expect("sound").into(),
+        fleet: None,
         tokens: Arc::new(Names),
         access: Access { anonymous: true, deflate: true, origins: Origins::Any, ..Access::closed("/ws") },
         utf8: |bytes| std::str::from_utf8(bytes).is_ok(),

@@ -50,6 +50,7 @@ pub fn options(utf8: fn(&[u8]) -> bool) -> Options {
         },
         namespaces: Namespaces::new(open, Vec::new()).expect("one namespace contradicts nothing").into(),
         tokens: std::sync::Arc::new(NoTokens),
+        fleet: None,
         access: Access {
             anonymous: true,
             origins: Origins::Any,

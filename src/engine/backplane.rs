@@ -24,6 +24,7 @@ use core::task::{Context, Poll};
 use crate::ids::{Bucket, Epoch, Offset};
 use crate::lane_message::Position;
 use crate::limits::BUCKETS;
+use crate::route;
 
 /// What the contract is about. See the file's header.
 pub trait Backplane {
@@ -233,6 +234,8 @@ pub enum Refusal {
 pub struct Feed {
     /// Of the subject.
     pub bucket: Bucket,
+    /// It came to this node alone, as one that is interested; not to all nodes at once.
+    pub addressed: bool,
     /// About whom.
     pub subject: Subject,
     /// What.
@@ -283,6 +286,11 @@ impl Buckets {
         self.0[bucket.0 as usize / 64] & 1 << (bucket.0 % 64) != 0
     }
 
+    /// Whether the bucket of a channel or user is there.
+    pub fn hold(&self, name: &str) -> bool {
+        self.contains(route::bucket(name))
+    }
+
     /// Whether none is there.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)
@@ -290,7 +298,7 @@ impl Buckets {
 
     /// Each of them, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Bucket> {
-        (0..BUCKETS).map(|bucket| Bucket(bucket as u16)).filter(|bucket| self.contains(*bucket))
+        (0..BUCKETS).map(Bucket).filter(|bucket| self.contains(*bucket))
     }
 }
 

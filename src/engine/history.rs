@@ -15,6 +15,7 @@
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
 use alloc::sync::Arc;
+use alloc::vec::Vec;
 
 use crate::call::{CallError, HistoryAsk};
 use crate::ids::Offset;
@@ -130,6 +131,17 @@ impl History {
     /// Forgets all.
     pub fn clear(&mut self) {
         *self = History::default();
+    }
+
+    /// Everything that is kept, oldest first, with its times: to be kept anew behind something older.
+    pub fn records(&self) -> Vec<(Vec<u8>, Option<Arc<Extra>>, u64)> {
+        let (mut cut, mut extras, mut all) = (self.window.start(), 0, Vec::with_capacity(self.len()));
+        while let Some((record, next)) = self.window.next(cut) {
+            all.push(([record.payload.0, record.payload.1].concat(), self.extra(record.marked, extras), record.at_ms));
+            extras += usize::from(record.marked);
+            cut = next;
+        }
+        all
     }
 
     /// What a client that returns with a position gets.

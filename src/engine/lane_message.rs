@@ -99,6 +99,11 @@ pub enum LaneMessage {
         /// What.
         request: Box<Request>,
     },
+    /// To a core with subscribers: publications of the channel may be missing and cannot be had; they are to come back.
+    Insufficient {
+        /// As that core names the channel.
+        local: LocalChannelId,
+    },
     /// From the backplane, to the owner of the bucket or of the request.
     Backplane(Box<Event>),
     /// To every shard: new channel rules. Ids of namespaces that exist keep their meaning.
@@ -393,6 +398,7 @@ impl LaneMessage {
                 LaneMessage::Backplane(event) => event.memory_bytes(),
                 LaneMessage::Event(delivery) => size_of::<EventDelivery>() + delivery.frame.len(),
                 LaneMessage::PublishAnswer(_)
+                | LaneMessage::Insufficient { .. }
                 | LaneMessage::BackendChanged(_)
                 | LaneMessage::EventAcknowledged { .. }
                 | LaneMessage::EventAnswered(_)

@@ -108,6 +108,12 @@ pub struct Limits {
     /// Bytes of publications that wait for their fan-out on one shard. Over half: the shard reads no clients and
     /// backends; over: it takes nothing from other shards either, whose spills then hold them back in turn.
     pub fanout_backlog_bytes_max: u32,
+    /// How long a publish or subscribe waits for the backplane. Over: error 111 or 100 (temporary).
+    pub backplane_wait_ms: u32,
+    /// Bytes of publications that wait on one shard for the backplane. Over: error 111 (temporary).
+    pub backplane_queue_bytes_max: u32,
+    /// How long a node stays interested in a channel after its last subscriber has left.
+    pub interest_linger_ms: u32,
     /// Bytes read from one connection in one turn; then it waits on the ready list.
     pub read_bytes_per_turn_max: u32,
 }
@@ -161,6 +167,9 @@ impl Limits {
         lane_batch_messages_max: 1_024,
         fanout_deliveries_per_turn_max: 512,
         fanout_backlog_bytes_max: 64 * 1024 * 1024,
+        backplane_wait_ms: 5_000,
+        backplane_queue_bytes_max: 8 * 1024 * 1024,
+        interest_linger_ms: 10_000,
         read_bytes_per_turn_max: 256 * 1024,
     };
 }
@@ -182,5 +191,5 @@ const _: () = {
     assert!(d.publication_bytes_max <= d.message_bytes_max);
     assert!(d.outbox_bytes_max >= 4 * d.publication_bytes_max, "one publication must not fill an outbox");
     assert!(d.handshake_bytes_max <= d.read_bytes_per_turn_max);
-    assert!(SHARDS_MAX < u16::MAX, "one number is left for the control plane");
+    assert!(SHARDS_MAX < u16::MAX - 1, "two numbers are left for the control plane and the backplane");
 };

@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use crate::ids::CoreId;
 use crate::limits::Limits;
 use crate::namespace::{EventMode, Namespaces};
+use crate::owner::FleetPlace;
 use crate::tokens::Tokens;
 
 /// Everything that makes one shard differ from another or one configuration from the next.
@@ -30,6 +31,8 @@ pub struct Options {
     pub tokens: Arc<dyn Tokens>,
     /// Who may come in.
     pub access: Access,
+    /// On a node of a fleet: where its backplane is.
+    pub fleet: Option<FleetPlace>,
     /// Validates UTF-8; the fastest for this processor, chosen at boot (SIMD detection needs std).
     pub utf8: fn(&[u8]) -> bool,
 }

@@ -2,7 +2,8 @@
 //!
 //! In: publishes, subscribes, leaves and calls that lanes bring from any core, this one included. Out: answers to who
 //! asked, and publications, joins and leaves to each core with interest, all into the lanes, in the order decided here.
-//! `publishing`, `members` and `calls` below hold what happens to a publish, what concerns members and what calls ask.
+//! `publishing`, `members` and `calls` below hold what happens to a publish, what concerns members and what calls ask;
+//! `shared` what is different where several nodes share an engine.
 //!
 //! Invariants: offsets are dense from 1 under an epoch and no number is given twice; what an answer calls the top is
 //! followed in the lane by exactly the publications above it; a publication is encoded once per encoding in use; a
@@ -11,10 +12,12 @@
 mod calls;
 mod members;
 mod publishing;
+mod shared;
 #[cfg(test)]
 mod tests;
 
 pub use publishing::LOOK_AHEAD;
+pub use shared::FleetPlace;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -37,6 +40,7 @@ use crate::publication::{JoinLeave, Publication, Scratch};
 use crate::rate::TokenBucket;
 use crate::slots::Slots;
 use crate::variant::VariantSet;
+use shared::{Busy, Fleet, Stage};
 
 /// Owned channels looked at per call of [`Owner::sweep`].
 const SWEEP_CHANNELS: u32 = 256;
@@ -65,6 +69,8 @@ pub struct Owner {
     history_bytes: u64,
     history_len: u64,
     scratch: Scratch,
+    /// On a node of a fleet.
+    fleet: Option<Box<Fleet>>,
     limits: Limits,
     seed: u64,
 }
@@ -99,6 +105,10 @@ struct Channel {
     /// Of clients' publishes.
     rate: TokenBucket,
     used_ms: u64,
+    /// On a node of a fleet: whether the engine feeds it.
+    stage: Stage,
+    /// And what goes on about it.
+    busy: Option<Box<Busy>>,
 }
 
 /// A core that has subscribers, and what it calls the channel.
@@ -125,7 +135,7 @@ pub struct Surroundings<'a> {
 
 impl Owner {
     /// An owner without channels. `seed` is secret.
-    pub fn new(limits: Limits, place: Place, seed: u64) -> Self {
+    pub fn new(limits: Limits, place: Place, fleet: Option<FleetPlace>, seed: u64) -> Self {
         Owner {
             channels: Slots::new(),
             names: Names::new(seed),
@@ -142,6 +152,7 @@ impl Owner {
             history_bytes: 0,
             history_len: 0,
             scratch: Scratch::default(),
+            fleet: fleet.map(|place| Box::new(Fleet::new(place))),
             limits,
             seed: seed.rotate_left(17),
         }
@@ -149,7 +160,14 @@ impl Owner {
 
     /// Notes a core's interest and answers with the channel's top and what the client missed. Its joining is told
     /// behind the answer, so that the client hears of itself once it is subscribed.
-    pub fn subscribe(&mut self, mut request: SubscribeRequest, around: &mut Surroundings<'_>) {
+    pub fn subscribe(&mut self, request: SubscribeRequest, around: &mut Surroundings<'_>) {
+        match self.fleet {
+            None => self.answer_subscribe(request, around),
+            Some(_) => self.subscribe_shared(request, around),
+        }
+    }
+
+    fn answer_subscribe(&mut self, mut request: SubscribeRequest, around: &mut Surroundings<'_>) {
         let (from, conn, command, local) = (request.from, request.conn, request.command, request.local);
         let member = request.member.take().map(Arc::from);
         let told = request.tell_join_leave;
@@ -218,13 +236,19 @@ impl Owner {
         let Some(channel) = self.channels.at_mut(slot) else { return };
         channel.used_ms = around.now_ms;
         let name = (request.from, request.local);
+        self.leave_waiting(slot, |waiting| (waiting.from, waiting.local) == name);
+        let Some(channel) = self.channels.at_mut(slot) else { return };
         let Some(index) = channel.interest.iter().position(|interest| (interest.core, interest.local) == name) else {
             return;
         };
         let interest = channel.interest.swap_remove(index);
-        self.followed -= u32::from(channel.interest.is_empty());
+        let is_last = channel.interest.is_empty();
+        self.followed -= u32::from(is_last);
         if interest.members > 0 {
             self.leave_core(slot, interest.core, around);
+        }
+        if is_last {
+            self.left_alone(slot, around);
         }
         if let Some(channel) = self.channels.at_mut(slot) {
             channel.members.take_if(|members| channel.interest.is_empty() && members.is_idle());
@@ -236,6 +260,7 @@ impl Owner {
     pub fn sweep(&mut self, around: &mut Surroundings<'_>) {
         self.dedup.expire(around.now_ms);
         self.tell_due(around);
+        self.fleet_tick(around);
         let slots = self.channels.slots();
         for _ in 0..SWEEP_CHANNELS.min(slots) {
             self.sweep_cursor = (self.sweep_cursor + 1) % slots;
@@ -299,6 +324,8 @@ impl Owner {
             members: None,
             rate: TokenBucket::default(),
             used_ms: around.now_ms,
+            stage: Stage::Cold,
+            busy: None,
         };
         *self.count_of(namespace) += 1;
         let (slot, generation) = self.channels.insert(channel);
@@ -362,7 +389,8 @@ impl Owner {
     fn evict_if_idle(&mut self, slot: u32, around: &mut Surroundings<'_>) {
         let idle_ms = self.limits.channel_idle_ms as u64;
         let Some((generation, channel)) = self.channels.at(slot) else { return };
-        if channel.interest.is_empty() && channel.history.is_empty() && channel.used_ms + idle_ms <= around.now_ms {
+        let used = !channel.interest.is_empty() || channel.stage == Stage::Live || channel.busy.is_some();
+        if !used && channel.history.is_empty() && channel.used_ms + idle_ms <= around.now_ms {
             let namespace = channel.namespace;
             self.names.remove(&channel.name, slot);
             self.channels.remove(slot, generation);

@@ -57,6 +57,16 @@ impl Extra {
         (publisher.is_some() || !tags.is_empty()).then(|| Arc::new(Extra { publisher, tags }))
     }
 
+    /// Who published, as it is encoded.
+    pub fn publisher_view(&self) -> Option<ClientInfoView<'_>> {
+        self.publisher.as_ref().map(|publisher| ClientInfoView {
+            user: &publisher.user,
+            client: &publisher.client,
+            conn_info: &publisher.conn_info,
+            chan_info: &publisher.chan_info,
+        })
+    }
+
     /// Bytes of memory it takes.
     pub fn memory_bytes(&self) -> usize {
         let publisher = self.publisher.as_ref().map_or(0, |publisher| {
@@ -203,12 +213,7 @@ pub fn tags_bytes(tags: &[Tag]) -> usize {
 }
 
 pub(crate) fn view<'a>(data: &'a [u8], offset: Offset, extra: Option<&'a Extra>) -> PublicationView<'a> {
-    let info = extra.and_then(|extra| extra.publisher.as_ref()).map(|publisher| ClientInfoView {
-        user: &publisher.user,
-        client: &publisher.client,
-        conn_info: &publisher.conn_info,
-        chan_info: &publisher.chan_info,
-    });
+    let info = extra.and_then(Extra::publisher_view);
     let tags = extra.map_or(&[][..], |extra| &extra.tags);
     PublicationView { data, offset, info, tags, ..Default::default() }
 }

@@ -41,6 +41,8 @@ pub struct Record<'a> {
     pub payload: (&'a [u8], &'a [u8]),
     /// The mark it was given.
     pub marked: bool,
+    /// When it was added.
+    pub at_ms: u64,
 }
 
 /// A place between two records: how many lie before it, and where it is.
@@ -183,7 +185,8 @@ impl Window {
         let first = u32::from_le_bytes(self.array(at));
         let len = (first & !MARKED) as usize;
         let payload = self.pieces(self.wrapped(at + FRONT_BYTES), len);
-        let record = Record { payload, marked: first & MARKED != 0 };
+        let at_ms = u64::from_le_bytes(self.array(self.wrapped(at + LEN_BYTES)));
+        let record = Record { payload, marked: first & MARKED != 0, at_ms };
         Some((record, Cut { index: cut.index + 1, at: cut.at + len + RECORD_BYTES }))
     }
 

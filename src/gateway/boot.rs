@@ -248,6 +248,7 @@ fn open_shard(
         namespaces: Arc::new(config.namespaces.clone()),
         tokens,
         access: config.access.clone(),
+        fleet: None,
         utf8: |bytes| simdutf8::basic::from_utf8(bytes).is_ok(),
     };
     let shard_loop = ShardLoop::new(ShardParts {

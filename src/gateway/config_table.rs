@@ -475,6 +475,18 @@ limits! {
         "Bytes of publications that wait for their fan-out on one shard. Over half: the shard reads no clients or backends. Over: it takes nothing from other shards either, whose spills then hold them back.";
         "Worst-case memory of waiting publications per shard.";
         "Raise it when ringway_fanout_backlog_bytes nears it in bursts and memory is free.";
+    backplane_wait_ms, "ms" 100..=600_000;
+        "How long a publish or subscribe waits for the backplane. Over: error 111 or 100 (temporary).";
+        "Publishes of this time are kept, up to limits.backplane_queue_bytes_max.";
+        "Raise it above the time that a failover of the engine takes, if publishers wait that long.";
+    backplane_queue_bytes_max, "bytes" 65_536..=1_073_741_824;
+        "Bytes of publications that wait on one shard for the backplane. Over: error 111 (temporary).";
+        "Memory per shard while the backplane is away.";
+        "Raise it with limits.backplane_wait_ms and the rate of publishes.";
+    interest_linger_ms, "ms" 0..=3_600_000;
+        "How long a node stays interested in a channel after its last subscriber has left.";
+        "The backplane feeds the channel for so much longer; who comes back meanwhile is answered without asking it.";
+        "Raise it where clients come and go often, lower it where channels are many and busy.";
     read_bytes_per_turn_max, "bytes" 4_096..=16_777_216;
         "Bytes read from one connection in one turn; then it waits on the ready list.";
         "Larger: more throughput of one sender, less fairness.";

@@ -132,6 +132,7 @@ fn shard(deflate: bool) -> Shard {
             ingest_tokens: vec![(*b"dev").into()],
             ..Access::closed("/ws")
         },
+        fleet: None,
         utf8: |bytes| core::str::from_utf8(bytes).is_ok(),
     };
     Shard::new(options, 1_000)

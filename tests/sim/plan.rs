@@ -227,6 +227,7 @@ impl Plan {
                 rpc_events: self.events,
                 ..Access::closed(PATH)
             },
+            fleet: None,
             utf8: |bytes| std::str::from_utf8(bytes).is_ok(),
         }
     }

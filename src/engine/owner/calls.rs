@@ -11,7 +11,8 @@ use crate::call::{
     CallError, ChannelAnswer, ChannelAsk, ChannelCall, ChannelCount, ChannelFact, ChannelsAnswer, ChannelsCall,
     HistoryAsk,
 };
-use crate::lane_message::{LaneMessage, Position};
+use crate::ids::CoreId;
+use crate::lane_message::{LaneMessage, Origin, Position};
 use crate::metrics::Metric;
 use crate::namespace::channel_is_valid;
 use crate::presence::Members;
@@ -33,8 +34,13 @@ pub(super) struct Listing {
 impl Owner {
     /// Answers a call about one channel.
     pub fn channel_call(&mut self, call: &ChannelCall, around: &mut Surroundings<'_>) {
-        let result = self.fact(&call.channel, &call.ask, around);
         around.metrics.add(Metric::ChannelCalls, 1);
+        let result = match self.fact(&call.channel, &call.ask, (call.origin, call.from), around) {
+            Ok(Some(fact)) => Ok(fact),
+            // The engine of the fleet answers.
+            Ok(None) => return,
+            Err(error) => Err(error),
+        };
         if matches!(result, Err(CallError::LimitExceeded)) {
             around.metrics.add(Metric::ChannelCallsTooLarge, 1);
         }
@@ -42,7 +48,14 @@ impl Owner {
         around.lanes.push(call.from, LaneMessage::ChannelAnswer(answer.into()));
     }
 
-    fn fact(&mut self, name: &str, ask: &ChannelAsk, around: &mut Surroundings<'_>) -> Result<ChannelFact, CallError> {
+    /// None: the answer comes later.
+    fn fact(
+        &mut self,
+        name: &str,
+        ask: &ChannelAsk,
+        asker: (Origin, CoreId),
+        around: &mut Surroundings<'_>,
+    ) -> Result<Option<ChannelFact>, CallError> {
         let slot = self.find(name, around);
         let channel = slot.and_then(|slot| self.channels.at(slot)).map(|(_, channel)| channel);
         let namespace = match channel {
@@ -56,6 +69,12 @@ impl Owner {
         match ask {
             ChannelAsk::Presence | ChannelAsk::PresenceStats if !has_presence => Err(CallError::NotAvailable),
             ChannelAsk::History(_) | ChannelAsk::HistoryRemove if !has_history => Err(CallError::NotAvailable),
+            ChannelAsk::History(ask) if self.is_shared() => {
+                return self.read_history(name, *ask, asker, around).map(|()| None);
+            }
+            ChannelAsk::HistoryRemove if self.is_shared() => {
+                return self.forget_shared(name, asker, around).map(|()| None);
+            }
             ChannelAsk::Presence => self.presence(channel),
             ChannelAsk::PresenceStats => {
                 let members = channel.and_then(|channel| channel.members.as_ref());
@@ -68,6 +87,7 @@ impl Owner {
                 Ok(ChannelFact::Removed)
             }
         }
+        .map(Some)
     }
 
     fn presence(&self, channel: Option<&Channel>) -> Result<ChannelFact, CallError> {

@@ -20,6 +20,7 @@ impl Owner {
     /// A member's subscription has ended.
     pub fn member_leave(&mut self, request: &MemberLeave, around: &mut Surroundings<'_>) {
         let Some(slot) = self.find(&request.channel, around) else { return };
+        self.member_leave_waiting(slot, |waiting| (waiting.from, waiting.conn) == (request.from, request.conn));
         let Some(channel) = self.channels.at_mut(slot) else { return };
         let members = channel.members.as_mut();
         let Some(gone) = members.and_then(|members| members.leave(request.from, request.conn)) else { return };
@@ -64,12 +65,15 @@ impl Owner {
     pub(super) fn changed(&mut self, slot: u32, change: Change, around: &mut Surroundings<'_>) {
         let Some((generation, _)) = self.channels.at(slot) else { return };
         let Some(channel) = self.channels.at_mut(slot) else { return };
-        let watched = channel.interest.iter().any(|interest| interest.variants.has_join_leave());
+        let rules = around.namespaces.get(channel.namespace);
+        // On a node of a fleet others may watch.
+        let watched = (self.fleet.is_some() && rules.join_leave)
+            || channel.interest.iter().any(|interest| interest.variants.has_join_leave());
         let Some(members) = channel.members.as_mut().filter(|_| watched) else { return };
-        match members.offer(change, around.namespaces.get(channel.namespace), around.now_ms) {
+        match members.offer(change, rules, around.now_ms) {
             Offered::Tell { change, dropped } => {
                 around.metrics.add(Metric::JoinLeaveDropped, dropped);
-                self.tell(slot, &change, around);
+                self.tell_all(slot, &change, around);
             }
             Offered::Waits { list, dropped } => {
                 around.metrics.add(Metric::JoinLeaveDropped, dropped);
@@ -88,15 +92,23 @@ impl Owner {
             let Some(channel) = self.channels.get_mut(slot, generation) else { continue };
             let Some(members) = channel.members.as_mut() else { continue };
             match members.due(around.namespaces.get(channel.namespace), around.now_ms) {
-                Due::Tell(change) => self.tell(slot, &change, around),
+                Due::Tell(change) => self.tell_all(slot, &change, around),
                 Due::Waits => self.changes.push_back((slot, generation)),
                 Due::Nothing => {}
             }
         }
     }
 
+    /// Tells a change to this node's watchers, or to those of all nodes, among which this one hears it, too.
+    fn tell_all(&mut self, slot: u32, change: &Change, around: &mut Surroundings<'_>) {
+        match self.fleet {
+            None => self.tell(slot, change, around),
+            Some(_) => self.tell_nodes(slot, change, around),
+        }
+    }
+
     /// Encodes a change once and sends it to the cores with subscribers that hear of it.
-    fn tell(&mut self, slot: u32, change: &Change, around: &mut Surroundings<'_>) {
+    pub(super) fn tell(&mut self, slot: u32, change: &Change, around: &mut Surroundings<'_>) {
         let Some((_, channel)) = self.channels.at(slot) else { return };
         let variants = channel.variants();
         if !variants.has_join_leave() {

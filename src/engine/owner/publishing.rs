@@ -9,9 +9,10 @@ use alloc::vec::Vec;
 
 use ringway_wire::ingest::{Ack, PayloadKind};
 
+use super::shared::{Admitted, Asker, Who};
 use super::{Kept, Owner, Surroundings, age, name_at};
 use crate::history::Room;
-use crate::ids::Offset;
+use crate::ids::{ConnId, CoreId, Offset};
 use crate::lane_message::{LaneMessage, Origin, Position, PublishAnswer, PublishError, PublishRequest};
 use crate::metrics::Metric;
 use crate::namespace::channel_is_valid;
@@ -36,6 +37,21 @@ struct Publishing<'a> {
     by_client: bool,
 }
 
+impl<'a> Publishing<'a> {
+    const fn of(entry: &Entry<'a>, slot: Option<u32>) -> Self {
+        Publishing {
+            slot,
+            channel: entry.channel,
+            payload: entry.payload,
+            kind: entry.kind,
+            idempotency_key: entry.idempotency_key,
+            extra: None,
+            skip_history: false,
+            by_client: false,
+        }
+    }
+}
+
 /// A publish's fate.
 struct Published {
     result: Result<Position, PublishError>,
@@ -47,6 +63,7 @@ impl Owner {
     /// Gives a publication its offset, keeps it, sends it to interested cores, and answers.
     pub fn publish(&mut self, request: PublishRequest, around: &mut Surroundings<'_>) {
         let (from, origin) = (request.from, request.origin);
+        let asker = Asker { from, who: Who::One(origin) };
         let publish = Publishing {
             slot: None,
             channel: &request.channel,
@@ -57,6 +74,13 @@ impl Owner {
             skip_history: request.skip_history,
             by_client: matches!(origin, Origin::Client { .. }),
         };
+        if self.is_shared() {
+            if let Err(error) = self.take_shared(&publish, asker, around) {
+                let answer = PublishAnswer { origin, result: Err(error), duplicate: false };
+                around.lanes.push(from, LaneMessage::PublishAnswer(answer));
+            }
+            return;
+        }
         let Published { result, duplicate } = self.take(publish, around);
         around.lanes.push(from, LaneMessage::PublishAnswer(PublishAnswer { origin, result, duplicate }));
     }
@@ -69,11 +93,19 @@ impl Owner {
             let group: [_; LOOK_AHEAD] = core::array::from_fn(|_| entries.next());
             let slots = self.look_ahead(group.each_ref().map(|entry| entry.as_ref().map(|entry| entry.channel)));
             for (entry, slot) in group.iter().flatten().zip(slots) {
-                answers.push(self.take_entry(entry, slot, around));
+                if !self.is_shared() {
+                    answers.push(self.take_entry(entry, slot, around));
+                } else if let Err(error) = self.take_entry_shared(entry, slot, (run.from, run.conn), around) {
+                    let payload_bytes = entry.payload.len() as u32;
+                    answers.push(EntryAnswer { seq: entry.seq, payload_bytes, result: Err(error) });
+                }
             }
             if group[LOOK_AHEAD - 1].is_none() {
                 break;
             }
+        }
+        if answers.is_empty() {
+            return;
         }
         let answer = RunAnswer { conn: run.conn, answers };
         around.lanes.push(run.from, LaneMessage::RunAnswer(answer.into()));
@@ -82,17 +114,7 @@ impl Owner {
     /// The same for one publish of a backend; the answer is returned, and what follows from it is in the lanes.
     /// `slot`: as [`Owner::look_ahead`] gave it, if it was asked.
     pub fn take_entry(&mut self, entry: &Entry<'_>, slot: Option<u32>, around: &mut Surroundings<'_>) -> EntryAnswer {
-        let publish = Publishing {
-            slot,
-            channel: entry.channel,
-            payload: entry.payload,
-            kind: entry.kind,
-            idempotency_key: entry.idempotency_key,
-            extra: None,
-            skip_history: false,
-            by_client: false,
-        };
-        let Published { result, duplicate } = self.take(publish, around);
+        let Published { result, duplicate } = self.take(Publishing::of(entry, slot), around);
         let result = result.map(|Position { offset, epoch }| Ack {
             seq: entry.seq,
             offset,
@@ -100,6 +122,41 @@ impl Owner {
             duplicate,
         });
         EntryAnswer { seq: entry.seq, payload_bytes: entry.payload.len() as u32, result }
+    }
+
+    /// The same on a node of a fleet, where the answer comes later.
+    ///
+    /// # Errors
+    /// It was refused at once.
+    fn take_entry_shared(
+        &mut self,
+        entry: &Entry<'_>,
+        slot: Option<u32>,
+        (from, conn): (CoreId, ConnId),
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), PublishError> {
+        let who = Who::Entry { conn, seq: entry.seq, payload_bytes: entry.payload.len() as u32 };
+        self.take_shared(&Publishing::of(entry, slot), Asker { from, who }, around)
+    }
+
+    fn take_shared(
+        &mut self,
+        publish: &Publishing<'_>,
+        asker: Asker,
+        around: &mut Surroundings<'_>,
+    ) -> Result<(), PublishError> {
+        let admitted = Admitted {
+            payload: publish.payload,
+            kind: publish.kind,
+            key: publish.idempotency_key,
+            extra: publish.extra.as_deref(),
+            numbered: !publish.skip_history,
+        };
+        let taken = self.admit(publish, around).and_then(|slot| self.enqueue(slot, &admitted, asker, around));
+        if taken.is_err() {
+            around.metrics.add(Metric::PublicationsRefused, 1);
+        }
+        taken
     }
 
     /// Finds the channels of publishes that are to come, and looks at the memory that those will need: what is in no cache
@@ -134,6 +191,18 @@ impl Owner {
             *duplicate = true;
             return Ok(position);
         }
+        let slot = self.admit(&request, around)?;
+        let position = self.append(slot, request, around).ok_or(PublishError::Busy)?;
+        if let Some(key) = key {
+            let dropped = self.dedup.insert(key, position, now_ms);
+            around.metrics.add(Metric::IdempotencyKeysDropped, dropped);
+        }
+        around.metrics.add(Metric::PublicationsOwned, 1);
+        Ok(position)
+    }
+
+    /// Whether a publish may pass, and into which channel.
+    fn admit(&mut self, request: &Publishing<'_>, around: &mut Surroundings<'_>) -> Result<u32, PublishError> {
         let slot = request.slot.filter(|slot| name_at(&self.channels, *slot) == request.channel);
         let found = match slot {
             Some(slot) => self.refresh(slot, around).then_some(slot),
@@ -160,13 +229,7 @@ impl Owner {
             around.metrics.add(Metric::PublicationsRateLimited, 1);
             return Err(PublishError::Busy);
         }
-        let position = self.append(slot, request, around).ok_or(PublishError::Busy)?;
-        if let Some(key) = key {
-            let dropped = self.dedup.insert(key, position, now_ms);
-            around.metrics.add(Metric::IdempotencyKeysDropped, dropped);
-        }
-        around.metrics.add(Metric::PublicationsOwned, 1);
-        Ok(position)
+        Ok(slot)
     }
 
     /// Whether a client's publication may pass now.
@@ -189,42 +252,65 @@ impl Owner {
         }
         channel.top += Offset::from(is_numbered);
         channel.used_ms = around.now_ms;
-        let Publishing { channel: name, payload, kind, extra, .. } = request;
-        if !channel.interest.is_empty() || channel.last.is_some() {
-            let variants = channel.variants();
-            let draft = Draft {
-                channel: name,
-                number: channel.number,
-                offset: if has_history && is_numbered { channel.top } else { 0 },
-                payload,
-                kind,
-                extra: extra.clone(),
-                variants,
-                previous: channel.last.as_deref(),
-                deflate_bytes_min: namespace.deflate_bytes_min,
-            };
-            let publication = Arc::new(Publication::encode(draft, &mut self.scratch));
-            channel.last = variants.has_delta().then(|| Arc::clone(&publication));
-            for interest in &channel.interest {
-                let message = LaneMessage::Deliver { local: interest.local, publication: Arc::clone(&publication) };
-                around.lanes.push(interest.core, message);
-            }
-        }
+        let Publishing { payload, kind, extra, .. } = request;
         let offset = if is_numbered { channel.top } else { 0 };
         let position = Position { offset, epoch: channel.epoch };
+        self.send_out(slot, if has_history { offset } else { 0 }, (payload, kind), extra.clone(), around);
         if is_numbered {
             // What is kept ends at the top: a new epoch, or a number that is not kept, begins it anew.
             if epoch.is_some() || !has_history {
                 self.forget_history(slot);
             }
             if has_history {
-                self.keep(slot, payload, extra, around);
+                self.keep(slot, payload, extra, around.now_ms, around);
             }
         }
         Some(position)
     }
 
-    fn keep(&mut self, slot: u32, payload: &[u8], extra: Option<Arc<Extra>>, around: &mut Surroundings<'_>) {
+    /// Encodes a publication and sends it to each core with subscribers. `offset`: as they see it.
+    #[inline]
+    pub(super) fn send_out(
+        &mut self,
+        slot: u32,
+        offset: Offset,
+        (payload, kind): (&[u8], PayloadKind),
+        extra: Option<Arc<Extra>>,
+        around: &mut Surroundings<'_>,
+    ) {
+        let Some(channel) = self.channels.at_mut(slot) else { return };
+        if channel.interest.is_empty() && channel.last.is_none() {
+            return;
+        }
+        let variants = channel.variants();
+        let draft = Draft {
+            channel: &channel.name,
+            number: channel.number,
+            offset,
+            payload,
+            kind,
+            extra,
+            variants,
+            previous: channel.last.as_deref(),
+            deflate_bytes_min: around.namespaces.get(channel.namespace).deflate_bytes_min,
+        };
+        let publication = Arc::new(Publication::encode(draft, &mut self.scratch));
+        channel.last = variants.has_delta().then(|| Arc::clone(&publication));
+        for interest in &channel.interest {
+            let message = LaneMessage::Deliver { local: interest.local, publication: Arc::clone(&publication) };
+            around.lanes.push(interest.core, message);
+        }
+    }
+
+    /// Keeps the publication that is the channel's top now.
+    pub(super) fn keep(
+        &mut self,
+        slot: u32,
+        payload: &[u8],
+        extra: Option<Arc<Extra>>,
+        at_ms: u64,
+        around: &mut Surroundings<'_>,
+    ) {
         let Some(channel) = self.channels.at_mut(slot) else { return };
         let namespace = around.namespaces.get(channel.namespace);
         let before = Kept::of(&channel.history);
@@ -235,7 +321,7 @@ impl Owner {
             len_max: namespace.history_size,
             bytes_max: self.limits.history_bytes_max.saturating_sub(others).max(own),
         };
-        let forgotten = channel.history.push(payload, extra, around.now_ms, room);
+        let forgotten = channel.history.push(payload, extra, at_ms, room);
         if forgotten > 0 {
             around.metrics.add(Metric::HistoryDropped, forgotten);
         }

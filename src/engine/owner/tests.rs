@@ -37,7 +37,7 @@ struct Bed {
 impl Bed {
     fn new(rules: Namespace, limits: Limits) -> Self {
         Bed {
-            owner: Owner::new(limits, PLACE, 5),
+            owner: Owner::new(limits, PLACE, None, 5),
             lanes: LanesOut::new(CoreId(0), 4, usize::MAX, 1_000),
             metrics: Metrics::new(),
             namespaces: Namespaces::new(rules, Vec::new()).expect("rules without contradiction").with_catch_all(true),
@@ -546,7 +546,7 @@ fn cache_mode_answers_with_the_latest() {
 fn numbers_are_unique_on_the_node() {
     let mut seen = BTreeSet::new();
     for core in 0..3 {
-        let mut owner = Owner::new(Limits::DEFAULT, Place { core: CoreId(core), ..PLACE }, 1);
+        let mut owner = Owner::new(Limits::DEFAULT, Place { core: CoreId(core), ..PLACE }, None, 1);
         assert!((0..100).all(|_| seen.insert(owner.new_number())));
     }
     assert_eq!((seen.first(), seen.last()), (Some(&1), Some(&300)));

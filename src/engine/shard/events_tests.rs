@@ -49,6 +49,7 @@ fn shard(core: u16) -> Shard {
         namespaces: Namespaces::new(namespace, vec![]).expect("it is sound").into(),
         tokens: alloc::sync::Arc::new(NoTokens),
         access: Access { ingest_tokens: vec![b"dev".as_slice().into()], ..access },
+        fleet: None,
         utf8: |bytes| core::str::from_utf8(bytes).is_ok(),
     };
     Shard::new(options, 1_000)

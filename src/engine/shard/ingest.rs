@@ -237,7 +237,7 @@ impl Shard {
             payload,
         };
         let me = self.options.core;
-        if to != me || self.lanes.has_own() {
+        if to != me || self.lanes.has_own() || self.owner.is_shared() {
             return self.runs.push(to, me, conn, &entry);
         }
         let (owner, mut around) = self.owner();

@@ -16,15 +16,19 @@ use super::events::ClientEvent;
 use super::subscribe::INSUFFICIENT_STATE;
 use crate::call::{ChannelAnswer, UserAnswer};
 use crate::connection::{Connection, Phase};
-use crate::ids::{ConnId, CoreId};
+use crate::ids::{ConnId, CoreId, LocalChannelId};
 use crate::lane_message::{LaneMessage, LeaveRequest, Origin, PublishAnswer};
 use crate::metrics::Metric;
 use crate::namespace::{EventMode, Namespaces};
 use crate::seam::Note;
 use crate::subscription::{AnswerTo, Asked, Leaving, Subscription};
 
+/// Channels that this core has given up, by their place.
+pub(super) type GivenUp = BTreeMap<(u32, u32), Abandoned>;
+
 /// A channel that this core gives up because publications were lost on their way to it.
-struct Abandoned {
+#[derive(Debug)]
+pub(super) struct Abandoned {
     name: Box<str>,
     /// Backends hear of its subscriptions.
     told: bool,
@@ -64,11 +68,12 @@ impl Shard {
             LaneMessage::RevokeToken(token_id) => self.revoke_token(&token_id),
             LaneMessage::UserCall(call) => self.carry_out(&call),
             LaneMessage::Rules(rules) => self.rules_changed(rules),
+            LaneMessage::Backplane(event) => self.backplane_event(*event),
+            LaneMessage::Insufficient { local } => self.give_up(local),
             // The control plane and the backplane have inboxes of their own.
-            LaneMessage::UserAnswer(_)
-            | LaneMessage::ChannelsAnswer(_)
-            | LaneMessage::ToBackplane { .. }
-            | LaneMessage::Backplane(_) => self.metrics.add(Metric::LaneStale, 1),
+            LaneMessage::UserAnswer(_) | LaneMessage::ChannelsAnswer(_) | LaneMessage::ToBackplane { .. } => {
+                self.metrics.add(Metric::LaneStale, 1)
+            }
             LaneMessage::Deliver { local, publication } => {
                 if !self.fanouts.deliver(local, publication) {
                     self.metrics.add(Metric::LaneStale, 1);
@@ -112,14 +117,30 @@ impl Shard {
             .filter(|(_, channel)| self.owner_of(&channel.name) == from)
             .map(|(local, _)| local)
             .collect();
-        let mut gone = BTreeMap::new();
-        for local in channels {
-            let told = self.events_of(local) != EventMode::Off;
-            let Some(name) = self.fanouts.abandon(local) else { continue };
-            let leave = LeaveRequest { channel: name.clone(), local, from: self.options.core };
-            self.lanes.push(from, LaneMessage::Leave(leave.into()));
-            gone.insert((local.slot, local.generation), Abandoned { name, told });
+        channels.into_iter().for_each(|local| self.give_up(local));
+        let subscriptions = self.end_given_up();
+        self.note(Note::LaneLost { from, subscriptions });
+    }
+
+    /// Tells the subscribers of channels that were given up in this turn.
+    pub(super) fn tell_insufficient(&mut self) {
+        if !self.given_up.is_empty() {
+            self.end_given_up();
         }
+    }
+
+    /// Nothing more of this channel goes out, and its owner hears that this core left.
+    fn give_up(&mut self, local: LocalChannelId) {
+        let told = self.events_of(local) != EventMode::Off;
+        let Some(name) = self.fanouts.abandon(local) else { return };
+        let leave = LeaveRequest { channel: name.clone(), local, from: self.options.core };
+        self.lanes.push(self.owner_of(&name), LaneMessage::Leave(leave.into()));
+        self.given_up.insert((local.slot, local.generation), Abandoned { name, told });
+    }
+
+    /// Ends the subscriptions to all channels that were given up; returns how many clients' were ended.
+    fn end_given_up(&mut self) -> u32 {
+        let gone = core::mem::take(&mut self.given_up);
         let mut subscriptions = 0;
         for slot in 0..self.connections.slots() {
             let Some((generation, Connection { phase: Phase::Client(session), .. })) = self.connections.at(slot) else {
@@ -130,11 +151,11 @@ impl Shard {
             self.send_replies(conn, form);
         }
         self.metrics.set(Metric::ChannelsFollowed, self.fanouts.len() as u64);
-        self.note(Note::LaneLost { from, subscriptions });
+        subscriptions
     }
 
     /// Ends a client's subscriptions to channels that are gone; returns how many it was told of.
-    fn end_subscriptions(&mut self, conn: ConnId, form: Form, gone: &BTreeMap<(u32, u32), Abandoned>) -> u32 {
+    fn end_subscriptions(&mut self, conn: ConnId, form: Form, gone: &GivenUp) -> u32 {
         let Some(session) = self.session_mut(conn) else { return 0 };
         let channel = |one: &Subscription| gone.get(&(one.local.slot, one.local.generation));
         let ended = session.subscriptions.remove_all(|subscription| channel(subscription).is_some());

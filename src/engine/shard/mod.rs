@@ -77,6 +77,7 @@ use crate::slots::Slots;
 use crate::timers::Timers;
 use crate::users::{LocalUsers, UserCores};
 use inflating::Inflating;
+use lane::GivenUp;
 use slow::Losses;
 use writing::{ToWrite, list};
 
@@ -128,6 +129,8 @@ pub struct Shard {
     overflowed: Vec<u32>,
     /// What was dropped for slow connections.
     losses: Losses,
+    /// Channels that this core has given up; their subscribers are told at the end of the turn.
+    given_up: GivenUp,
     now_ms: u64,
     swept_ms: u64,
     /// Until then an answer may be missing because this shard was late, not the peer.
@@ -157,14 +160,14 @@ impl Shard {
             to_write: ToWrite::default(),
             fanouts: Fanouts::new(fanout_seed, limits.outbox_bytes_max),
             users: LocalUsers::new(users_seed, slots),
-            owner: Owner::new(limits.clone(), place, owner_seed),
+            owner: Owner::new(limits.clone(), place, options.fleet, owner_seed),
             user_cores: UserCores::new(users_seed),
             events: Events::new(options.core, limits, events_seed),
             lost: events::LostEvents::default(),
-            // One queue more than shards: the control plane's.
+            // Two queues more than shards: the control plane's and the backplane's.
             lanes: LanesOut::new(
                 options.core,
-                options.shards + 1,
+                options.shards + 2,
                 limits.lane_spill_bytes_max as usize,
                 limits.lane_batch_messages_max as usize,
             ),
@@ -182,6 +185,7 @@ impl Shard {
             moved: Vec::new(),
             overflowed: Vec::new(),
             losses: Losses::default(),
+            given_up: GivenUp::new(),
             now_ms,
             swept_ms: now_ms,
             late_until_ms: 0,
@@ -302,6 +306,8 @@ impl Shard {
         self.fire_timers();
         self.fan_out();
         self.go_on_listing();
+        self.follow_again();
+        self.tell_insufficient();
         self.take_own_messages();
         self.write_acknowledgements();
     }
@@ -319,6 +325,7 @@ impl Shard {
             || self.lanes.has_own()
             || self.can_go_on_inflating()
             || self.owner.is_listing()
+            || self.owner.has_to_follow()
     }
 
     /// What waits to be said to other cores.

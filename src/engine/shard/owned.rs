@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 
 use super::Shard;
+use crate::backplane::Event;
 use crate::call::{CallError, ChannelCall, ChannelsCall, UserAnswer, UserCall};
 use crate::ids::CoreId;
 use crate::lane_message::{LaneMessage, LeaveRequest, MemberLeave, PublishRequest, SubscribeRequest, UserPresence};
@@ -53,6 +54,18 @@ impl Shard {
     pub(super) fn go_on_listing(&mut self) {
         let (owner, mut around) = self.owner();
         owner.list(&mut around);
+    }
+
+    /// Something came from the backplane.
+    pub(super) fn backplane_event(&mut self, event: Event) {
+        let (owner, mut around) = self.owner();
+        owner.backplane_event(event, &mut around);
+    }
+
+    /// Goes on with what the backplane's return made necessary.
+    pub(super) fn follow_again(&mut self) {
+        let (owner, mut around) = self.owner();
+        owner.follow_again(&mut around);
     }
 
     pub(super) fn owned_user_join(&mut self, presence: &UserPresence) {

@@ -34,6 +34,7 @@ fn shard(limits: Limits) -> Shard {
             namespaces: Namespaces::new(ns, vec![]).unwrap().into(),
             tokens: std::sync::Arc::new(NoTokens),
             access: Access { anonymous: true, origins: Origins::Any, ingest_tokens: vec![], ..Access::closed("/ws") },
+            fleet: None,
             utf8: |b| std::str::from_utf8(b).is_ok(),
         },
         1_000,

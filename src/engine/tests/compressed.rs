@@ -33,6 +33,7 @@ fn shard(limits: Limits, deflate: bool) -> Shard {
             namespaces: Namespaces::new(namespace, vec![]).unwrap().into(),
             tokens: std::sync::Arc::new(NoTokens),
             access: Access { anonymous: true, echo: true, deflate, origins: Origins::Any, ..Access::closed("/ws") },
+            fleet: None,
             utf8: |bytes| std::str::from_utf8(bytes).is_ok(),
         },
         1_000,

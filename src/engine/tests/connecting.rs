@@ -73,6 +73,7 @@ impl World {
             namespaces: Namespaces::new(rules, vec![]).unwrap().into(),
             tokens: Arc::new(Later),
             access: Access { anonymous: true, origins: Origins::Any, connect_events: events, ..Access::closed("/ws") },
+            fleet: None,
             utf8: |bytes| std::str::from_utf8(bytes).is_ok(),
         };
         let mut shard = Shard::new(options, 1_000);

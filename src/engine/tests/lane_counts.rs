@@ -57,6 +57,7 @@ impl Node {
                 namespaces: Namespaces::new(rules.clone(), vec![]).unwrap().into(),
                 tokens: std::sync::Arc::new(NoTokens),
                 access: Access { ingest_tokens: vec![b"t".as_slice().into()], ..access },
+                fleet: None,
                 utf8: |bytes| std::str::from_utf8(bytes).is_ok(),
             };
             Shard::new(options, 1_000)

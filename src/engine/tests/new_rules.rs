@@ -40,6 +40,7 @@ fn a_channel_that_exists_follows_the_rules_that_are_loaded_for_its_prefix() {
         namespaces: rules(vec![]).into(),
         tokens: std::sync::Arc::new(NoTokens),
         access: Access::closed("/ws"),
+        fleet: None,
         utf8: |bytes| std::str::from_utf8(bytes).is_ok(),
     };
     let mut shard = Shard::new(options, 1_000);

@@ -52,6 +52,7 @@ impl World {
             namespaces: namespaces.into(),
             tokens: std::sync::Arc::new(NoTokens),
             access: Access { anonymous: true, origins: Origins::Any, ..Access::closed("/ws") },
+            fleet: None,
             utf8: |bytes| std::str::from_utf8(bytes).is_ok(),
         };
         let mut shard = Shard::new(options, 1_000);

@@ -39,6 +39,7 @@ impl World {
             namespaces: Namespaces::new(rules, vec![]).unwrap().into(),
             tokens: Arc::new(NoTokens),
             access: Access { anonymous: true, origins: Origins::Any, ..Access::closed("/ws") },
+            fleet: None,
             utf8: |bytes| std::str::from_utf8(bytes).is_ok(),
         };
         let foreign = |name: &String| route::owner(route::bucket(name), 2) == CoreId(1);

@@ -27,6 +27,7 @@ fn shard() -> Shard {
         namespaces: Namespaces::new(Namespace::closed(""), vec![]).unwrap().into(),
         tokens: std::sync::Arc::new(NoTokens),
         access: Access::closed("/ws"),
+        fleet: None,
         utf8: |bytes| std::str::from_utf8(bytes).is_ok(),
     };
     Shard::new(options, 1_000)

@@ -221,8 +221,8 @@ mod kind {
 
 /// Reads from the front of a body; every read is checked against what is there.
 #[derive(Clone, Copy, Debug)]
-struct Cursor<'a> {
-    rest: &'a [u8],
+pub(crate) struct Cursor<'a> {
+    pub(crate) rest: &'a [u8],
 }
 
 impl<'a> Cursor<'a> {
@@ -244,39 +244,39 @@ impl<'a> Cursor<'a> {
     }
 
     #[inline]
-    fn bytes(&mut self, length: usize) -> Result<&'a [u8], IngestError> {
+    pub(crate) fn bytes(&mut self, length: usize) -> Result<&'a [u8], IngestError> {
         let (head, rest) = self.rest.split_at_checked(length).ok_or(IngestError::BadFrame)?;
         self.rest = rest;
         Ok(head)
     }
 
     #[inline]
-    fn text(&mut self, length: usize) -> Result<&'a str, IngestError> {
+    pub(crate) fn text(&mut self, length: usize) -> Result<&'a str, IngestError> {
         core::str::from_utf8(self.bytes(length)?).map_err(|_| IngestError::BadFrame)
     }
 
     #[inline]
-    fn u8(&mut self) -> Result<u8, IngestError> {
+    pub(crate) fn u8(&mut self) -> Result<u8, IngestError> {
         self.array::<1>().map(|[byte]| byte)
     }
 
     #[inline]
-    fn u16(&mut self) -> Result<u16, IngestError> {
+    pub(crate) fn u16(&mut self) -> Result<u16, IngestError> {
         self.array().map(u16::from_le_bytes)
     }
 
     #[inline]
-    fn u32(&mut self) -> Result<u32, IngestError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, IngestError> {
         self.array().map(u32::from_le_bytes)
     }
 
     #[inline]
-    fn u64(&mut self) -> Result<u64, IngestError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, IngestError> {
         self.array().map(u64::from_le_bytes)
     }
 
     /// Nothing may be left.
-    fn end(self) -> Result<(), IngestError> {
+    pub(crate) fn end(self) -> Result<(), IngestError> {
         if self.rest.is_empty() { Ok(()) } else { Err(IngestError::BadFrame) }
     }
 }
