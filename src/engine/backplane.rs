@@ -180,6 +180,8 @@ pub enum Event {
     Answer(Token, Result<Answer, Refusal>),
     /// For a channel or user that this node is interested in, or was.
     Feed(Feed),
+    /// As whom this node is registered now; comes before anything is fed, and again when it had to register anew.
+    Registered(NodeId),
     /// The engine, or the part of it that has these buckets, cannot be reached; or something may be missing.
     Broken(Box<Buckets>),
     /// It can be reached again (at first too): inboxes are open, and everything followed in these buckets must be
@@ -339,7 +341,7 @@ impl Event {
                 Event::Feed(Feed { what: Fed::Publications { records: fed, .. }, .. }) => records(fed),
                 Event::Feed(Feed { what: Fed::Told(body), .. }) => body.len(),
                 Event::Broken(_) | Event::Restored(_) => size_of::<Buckets>(),
-                Event::Answer(..) => 0,
+                Event::Answer(..) | Event::Registered(_) => 0,
             }
     }
 }

@@ -121,6 +121,8 @@ metrics! {
     FleetHeldDropped = Counter "ringway_fleet_publications_ignored_total" "reason=\"held\"" "Batches dropped because too many bytes of one channel waited for a hole to be filled; it was read again.";
     FleetFedToNobody = Counter "ringway_fleet_publications_ignored_total" "reason=\"nobody\"" "Messages about channels without subscribers here.";
     FleetFedUnreadable = Counter "ringway_fleet_publications_ignored_total" "reason=\"unreadable\"" "Publications of another kind than this node's rules say, or of an unknown layout. Do all nodes have the same namespaces?";
+    FleetPresenceQuestions = Counter "ringway_fleet_presence_questions_total" "" "Presence calls that were passed on to all nodes with subscribers.";
+    FleetPresencePartial = Counter "ringway_fleet_presence_partial_total" "" "Presence calls answered without a node that did not answer in time.";
     FleetResets = Counter "ringway_fleet_resets_total" "" "Channels whose subscribers were told that publications may be missing (2500).";
     IngestAcks = Counter "ringway_ingest_acks_total" "" "Publishes acknowledged over ingest.";
     IngestErrors = Counter "ringway_ingest_errors_total" "" "Publishes or frames answered with an error over ingest.";

@@ -17,7 +17,7 @@ mod shared;
 mod tests;
 
 pub use publishing::LOOK_AHEAD;
-pub use shared::FleetPlace;
+pub use shared::{FleetPlace, OrderAsker};
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;

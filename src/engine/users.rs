@@ -161,8 +161,8 @@ impl UserCores {
         UserCores { users: HashTable::new(), hasher: FixedState::with_seed(seed) }
     }
 
-    /// A core has a first connection of the user.
-    pub fn join(&mut self, user: &str, core: CoreId) {
+    /// A core has a first connection of the user. True: no core had one.
+    pub fn join(&mut self, user: &str, core: CoreId) -> bool {
         let hasher = &self.hasher;
         let hash = hasher.hash_one(user.as_bytes());
         let known = |known: &Spread| known.user() == user.as_bytes();
@@ -173,21 +173,32 @@ impl UserCores {
                     let cores: Vec<CoreId> = cores.chain([core]).collect();
                     *place.get_mut() = Spread::new(user, cores.into_iter());
                 }
+                false
             }
-            Entry::Vacant(place) => drop(place.insert(Spread::new(user, [core].into_iter()))),
+            Entry::Vacant(place) => {
+                place.insert(Spread::new(user, [core].into_iter()));
+                true
+            }
         }
     }
 
-    /// The core's last connection of the user has gone.
-    pub fn leave(&mut self, user: &str, core: CoreId) {
+    /// The core's last connection of the user has gone. True: no core has one any more.
+    pub fn leave(&mut self, user: &str, core: CoreId) -> bool {
         let known = |known: &Spread| known.user() == user.as_bytes();
-        let Ok(mut place) = self.users.find_entry(self.hasher.hash_one(user.as_bytes()), known) else { return };
+        let Ok(mut place) = self.users.find_entry(self.hasher.hash_one(user.as_bytes()), known) else { return false };
         let cores: Vec<CoreId> = place.get().cores().filter(|known| *known != core).collect();
         if cores.is_empty() {
             place.remove();
+            true
         } else {
             *place.get_mut() = Spread::new(user, cores.into_iter());
+            false
         }
+    }
+
+    /// Each user.
+    pub fn users(&self) -> impl Iterator<Item = &str> {
+        self.users.iter().filter_map(|known| core::str::from_utf8(known.user()).ok())
     }
 
     /// The cores where the user has connections.

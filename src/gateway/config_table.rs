@@ -483,6 +483,10 @@ limits! {
         "Bytes of publications that wait on one shard for the backplane. Over: error 111 (temporary).";
         "Memory per shard while the backplane is away.";
         "Raise it with limits.backplane_wait_ms and the rate of publishes.";
+    presence_wait_ms, "ms" 100..=60_000;
+        "How long a presence call waits for the nodes of the fleet. Over: it is answered without those that are late.";
+        "A node that hangs costs each presence call so much time until it is gone.";
+        "Raise it where nodes are far apart.";
     interest_linger_ms, "ms" 0..=3_600_000;
         "How long a node stays interested in a channel after its last subscriber has left.";
         "The backplane feeds the channel for so much longer; who comes back meanwhile is answered without asking it.";

@@ -11,6 +11,10 @@
 //!            02                                              the channel's history was removed
 //!            03 joined u8 | user TEXT, client TEXT, conn_info BLOB, chan_info BLOB      a member came (1) or went (0)
 //!            04 from u32 | an ingest Call frame              an order about a user's connections
+//!            05 from u32, question u64, counts_only u8       who is in the channel?
+//!            06 question u64, more u8 (0: the last part, 1: more follow, 2: too many to say)
+//!               | count u32, count × (user TEXT, client TEXT, conn_info BLOB, chan_info BLOB)
+//!            07 question u64, clients u32, users u32 | count u32, count × hash u64   the users' hashes, or none if too many
 //! ```
 //! Invariant: decoding never reads what a length announces without having it; an unknown kind or flag is no record.
 
@@ -143,6 +147,92 @@ pub enum Told<'a> {
         /// An ingest Call frame.
         frame: &'a [u8],
     },
+    /// Who is in the channel?
+    Question {
+        /// Generation of the node that asks.
+        from: u32,
+        /// Its number for the question.
+        question: u64,
+        /// Only how many.
+        counts_only: bool,
+    },
+    /// Some of the members at one node.
+    Members {
+        /// The question.
+        question: u64,
+        /// Whether there are more.
+        more: More,
+        /// The members.
+        members: Members<'a>,
+    },
+    /// How many members one node has.
+    Counts {
+        /// The question.
+        question: u64,
+        /// Connections.
+        clients: u32,
+        /// Distinct users.
+        users: u32,
+        /// A hash of each user's id, so that who asks counts nobody twice; none where there are too many.
+        hashes: Hashes<'a>,
+    },
+}
+
+/// What follows one part of a node's members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum More {
+    /// Nothing: all have been said.
+    No,
+    /// Another part.
+    Yes,
+    /// Nothing: they are too many to be said.
+    TooMany,
+}
+
+/// Members, to be written or as they stand in bytes that were read to their end before.
+#[derive(Clone, Copy, Debug)]
+pub enum Members<'a> {
+    /// To be written.
+    Given(&'a [ClientInfoView<'a>]),
+    /// Read.
+    Stored {
+        /// How many.
+        count: u32,
+        /// Their bytes.
+        bytes: &'a [u8],
+    },
+}
+
+impl<'a> Members<'a> {
+    /// Each of them.
+    pub fn iter(self) -> impl Iterator<Item = ClientInfoView<'a>> {
+        let (given, count, bytes) = match self {
+            Members::Given(given) => (given, 0, &[][..]),
+            Members::Stored { count, bytes } => (&[][..], count, bytes),
+        };
+        let mut cursor = Cursor { rest: bytes };
+        given.iter().copied().chain((0..count).map_while(move |_| info(&mut cursor).ok()))
+    }
+}
+
+/// Hashes, to be written or as they stand in bytes.
+#[derive(Clone, Copy, Debug)]
+pub enum Hashes<'a> {
+    /// To be written.
+    Given(&'a [u64]),
+    /// Read: eight bytes each.
+    Stored(&'a [[u8; 8]]),
+}
+
+impl<'a> Hashes<'a> {
+    /// Each of them.
+    pub fn iter(self) -> impl Iterator<Item = u64> + 'a {
+        let (given, stored) = match self {
+            Hashes::Given(given) => (given, &[][..]),
+            Hashes::Stored(stored) => (&[][..], stored),
+        };
+        given.iter().copied().chain(stored.iter().map(|bytes| u64::from_le_bytes(*bytes)))
+    }
 }
 
 impl<'a> Told<'a> {
@@ -163,6 +253,31 @@ impl<'a> Told<'a> {
                 out.extend_from_slice(&from.to_le_bytes());
                 out.extend_from_slice(frame);
             }
+            Told::Question { from, question, counts_only } => {
+                out.push(5);
+                out.extend_from_slice(&from.to_le_bytes());
+                out.extend_from_slice(&question.to_le_bytes());
+                out.push(u8::from(*counts_only));
+            }
+            Told::Members { question, more, members } => {
+                out.push(6);
+                out.extend_from_slice(&question.to_le_bytes());
+                out.push(match more {
+                    More::No => 0,
+                    More::Yes => 1,
+                    More::TooMany => 2,
+                });
+                out.extend_from_slice(&(members.iter().count() as u32).to_le_bytes());
+                members.iter().for_each(|member| put_info(out, &member));
+            }
+            Told::Counts { question, clients, users, hashes } => {
+                out.push(7);
+                out.extend_from_slice(&question.to_le_bytes());
+                out.extend_from_slice(&clients.to_le_bytes());
+                out.extend_from_slice(&users.to_le_bytes());
+                out.extend_from_slice(&(hashes.iter().count() as u32).to_le_bytes());
+                hashes.iter().for_each(|hash| out.extend_from_slice(&hash.to_le_bytes()));
+            }
         }
     }
 
@@ -180,9 +295,45 @@ impl<'a> Told<'a> {
                 Some(Told::Member { joined, member })
             }
             4 => Some(Told::Order { from: cursor.u32().ok()?, frame: cursor.rest }),
+            5..=7 => presence(*kind, &mut cursor).ok(),
             _ => None,
         }
     }
+}
+
+fn presence<'a>(kind: u8, cursor: &mut Cursor<'a>) -> Result<Told<'a>, IngestError> {
+    if kind == 5 {
+        let (from, question) = (cursor.u32()?, cursor.u64()?);
+        let counts_only = match cursor.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(IngestError::BadFrame),
+        };
+        cursor.end()?;
+        return Ok(Told::Question { from, question, counts_only });
+    }
+    let question = cursor.u64()?;
+    if kind == 7 {
+        let (clients, users, count) = (cursor.u32()?, cursor.u32()?, cursor.u32()?);
+        let (hashes, rest) = cursor.rest.as_chunks();
+        if !rest.is_empty() || hashes.len() != count as usize {
+            return Err(IngestError::BadFrame);
+        }
+        return Ok(Told::Counts { question, clients, users, hashes: Hashes::Stored(hashes) });
+    }
+    let more = match cursor.u8()? {
+        0 => More::No,
+        1 => More::Yes,
+        2 => More::TooMany,
+        _ => return Err(IngestError::BadFrame),
+    };
+    let count = cursor.u32()?;
+    let bytes = cursor.rest;
+    for _ in 0..count {
+        info(cursor)?;
+    }
+    cursor.end()?;
+    Ok(Told::Members { question, more, members: Members::Stored { count, bytes } })
 }
 
 fn info<'a>(cursor: &mut Cursor<'a>) -> Result<ClientInfoView<'a>, IngestError> {
@@ -257,6 +408,44 @@ mod tests {
             prop_assert!(Told::read(&out[..cut.index(out.len())]).is_none());
             out.push(0);
             prop_assert!(Told::read(&out).is_none());
+        }
+
+        #[test]
+        fn what_is_asked_and_answered_is_read(
+            question in any::<u64>(),
+            users in prop::collection::vec("[a-zé]{0,9}", 0..5),
+            hashes in prop::collection::vec(any::<u64>(), 0..5),
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let given: Vec<_> = users
+                .iter()
+                .map(|user| ClientInfoView { user, client: "c", conn_info: b"{}", chan_info: b"" })
+                .collect();
+            let told = [
+                Told::Question { from: 7, question, counts_only: true },
+                Told::Members { question, more: More::Yes, members: Members::Given(&given) },
+                Told::Counts { question, clients: 9, users: 8, hashes: Hashes::Given(&hashes) },
+            ];
+            for told in told {
+                let mut out = Vec::new();
+                told.write(&mut out);
+                match (told, Told::read(&out)) {
+                    (Told::Question { .. }, Some(Told::Question { from: 7, question: read, counts_only: true })) => {
+                        prop_assert_eq!(read, question);
+                    }
+                    (Told::Members { .. }, Some(Told::Members { question: read, more: More::Yes, members })) => {
+                        let found: Vec<_> = members.iter().map(|member| String::from(member.user)).collect();
+                        prop_assert_eq!((read, &found), (question, &users));
+                    }
+                    (Told::Counts { .. }, Some(Told::Counts { question: read, clients: 9, users: 8, hashes: found })) => {
+                        prop_assert_eq!((read, found.iter().collect::<Vec<_>>()), (question, hashes.clone()));
+                    }
+                    (_, read) => panic!("{read:?}"),
+                }
+                prop_assert!(Told::read(&out[..cut.index(out.len())]).is_none());
+                out.push(0);
+                prop_assert!(Told::read(&out).is_none());
+            }
         }
 
         #[test]

@@ -69,6 +69,10 @@ impl Owner {
         match ask {
             ChannelAsk::Presence | ChannelAsk::PresenceStats if !has_presence => Err(CallError::NotAvailable),
             ChannelAsk::History(_) | ChannelAsk::HistoryRemove if !has_history => Err(CallError::NotAvailable),
+            ChannelAsk::Presence | ChannelAsk::PresenceStats if self.is_shared() => {
+                let counts_only = matches!(ask, ChannelAsk::PresenceStats);
+                return self.ask_members(name, counts_only, asker, around).map(|()| None);
+            }
             ChannelAsk::History(ask) if self.is_shared() => {
                 return self.read_history(name, *ask, asker, around).map(|()| None);
             }

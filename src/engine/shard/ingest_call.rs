@@ -105,7 +105,7 @@ impl Shard {
         if known { Ok(()) } else { Err(CallError::UnknownChannel) }
     }
 
-    fn user_order(&mut self, what: &CallBody<'_>) -> Result<UserOrder, CallError> {
+    pub(super) fn user_order(&mut self, what: &CallBody<'_>) -> Result<UserOrder, CallError> {
         match *what {
             CallBody::Subscribe { subscription: wanted, recover, .. } => {
                 self.known_channel(wanted.channel)?;

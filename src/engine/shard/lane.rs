@@ -47,7 +47,7 @@ impl Shard {
             LaneMessage::ChannelsCall(call) => self.owned_channels_call(*call),
             LaneMessage::UserJoin(presence) => self.owned_user_join(&presence),
             LaneMessage::UserLeave(presence) => self.owned_user_leave(&presence),
-            LaneMessage::UserCall(call) if call.origin.is_some() => self.owned_user_call(*call),
+            LaneMessage::UserCall(call) if call.origin.is_some() => self.owned_user_call(&call),
             LaneMessage::PublishAnswer(answer) => self.publish_answered(&answer),
             LaneMessage::SubscribeAnswer(answer) => self.subscribe_answered(*answer),
             LaneMessage::BackendChanged(notice) => self.backend_changed(&notice),

@@ -11,6 +11,7 @@
 //! | `command` | one client command |
 //! | `connect`, `subscribe`, `publish`, `read`, `refresh` | what commands ask for, from the command to its answer |
 //! | `uni` | clients that only listen |
+//! | `registry` | users on a node of a fleet, and orders that other nodes pass on |
 //! | `user` | orders about a user's connections |
 //! | `ingest`, `ingest_call` | one frame of a backend |
 //! | `deliver` | a slice of the fan-outs into outboxes |
@@ -40,6 +41,7 @@ mod publish;
 mod read;
 mod received;
 mod refresh;
+mod registry;
 mod slow;
 mod subscribe;
 mod timers;
@@ -47,6 +49,7 @@ mod uni;
 mod user;
 mod writing;
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use ringway_wire::centrifuge::Form;
@@ -131,6 +134,8 @@ pub struct Shard {
     losses: Losses,
     /// Channels that this core has given up; their subscribers are told at the end of the turn.
     given_up: GivenUp,
+    /// Users to be registered with the backplane.
+    to_register: Vec<Box<str>>,
     now_ms: u64,
     swept_ms: u64,
     /// Until then an answer may be missing because this shard was late, not the peer.
@@ -186,6 +191,7 @@ impl Shard {
             overflowed: Vec::new(),
             losses: Losses::default(),
             given_up: GivenUp::new(),
+            to_register: Vec::new(),
             now_ms,
             swept_ms: now_ms,
             late_until_ms: 0,
@@ -326,6 +332,7 @@ impl Shard {
             || self.can_go_on_inflating()
             || self.owner.is_listing()
             || self.owner.has_to_follow()
+            || (!self.to_register.is_empty() && self.owner.can_follow())
     }
 
     /// What waits to be said to other cores.

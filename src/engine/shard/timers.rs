@@ -46,6 +46,7 @@ impl Shard {
             self.swept_ms = self.now_ms;
             let (owner, mut around) = self.owner();
             owner.sweep(&mut around);
+            self.register_refused();
             self.expire_events();
             self.shrink();
         }

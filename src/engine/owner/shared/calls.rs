@@ -3,7 +3,6 @@
 //! In: calls whose rights were checked. Out: reads; answers as they are without a fleet.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 
 use ringway_wire::centrifuge::reply::ClientInfoView;
 use ringway_wire::record::{Record, Told};
@@ -11,7 +10,7 @@ use ringway_wire::record::{Record, Told};
 use super::super::{Owner, Surroundings};
 use super::Asked;
 use super::feed::extra_of;
-use crate::backplane::{Answer, Audience, Page, Read, Refusal, Request, Subject, Tell};
+use crate::backplane::{Answer, Audience, Page, Read, Refusal, Request};
 use crate::call::{CallError, ChannelAnswer, ChannelFact, HistoryAsk};
 use crate::ids::CoreId;
 use crate::lane_message::{LaneMessage, Origin};
@@ -82,10 +81,8 @@ impl Owner {
                 chan_info: &member.chan_info,
             },
         };
-        let mut body = Vec::new();
-        told.write(&mut body);
-        let subject = Subject::Channel(channel.name.clone());
-        self.ask(Asked::Nobody, Request::Tell(Tell { subject, to: Audience::Interested, body: body.into() }), around);
+        let channel = channel.name.clone();
+        self.tell_channel(Asked::Nobody, &channel, Audience::Interested, &told, around);
     }
 
     pub(super) fn history_read(
@@ -143,11 +140,7 @@ impl Owner {
     ) {
         let result = match result {
             Ok(_) => {
-                let mut body = Vec::new();
-                Told::HistoryRemoved.write(&mut body);
-                let subject = Subject::Channel(channel.into());
-                let tell = Tell { subject, to: Audience::Interested, body: body.into() };
-                self.ask(Asked::Nobody, Request::Tell(tell), around);
+                self.tell_channel(Asked::Nobody, channel, Audience::Interested, &Told::HistoryRemoved, around);
                 if let Some(slot) = self.find(channel, around) {
                     self.forget_history(slot);
                 }

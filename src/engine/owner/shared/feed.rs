@@ -9,6 +9,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use ringway_wire::centrifuge::reply::ClientInfoView;
 use ringway_wire::record::{Record, Told};
 
 use super::super::{Owner, Surroundings};
@@ -36,6 +37,11 @@ pub(super) struct Held {
 impl Owner {
     /// Something was fed about a channel.
     pub(super) fn fed(&mut self, name: &str, addressed: bool, what: Fed, around: &mut Surroundings<'_>) {
+        if let Fed::Told(body) = &what
+            && self.presence_told(name, body, around)
+        {
+            return;
+        }
         let found = self.find(name, around);
         let wanted = found.and_then(|slot| self.channels.at(slot)).is_some_and(|(_, channel)| {
             channel.stage == Stage::Live || channel.busy.as_ref().is_some_and(|busy| busy.following)
@@ -148,20 +154,25 @@ impl Owner {
             }
             Some(Told::HistoryRemoved) => self.forget_history(slot),
             Some(Told::Member { joined, member }) => {
-                let member = Member {
-                    // Of another node perhaps: nothing here refers to it.
-                    core: CoreId(u16::MAX),
-                    conn: ConnId { slot: 0, generation: 0 },
-                    client: member.client.into(),
-                    user: member.user.into(),
-                    conn_info: member.conn_info.into(),
-                    chan_info: member.chan_info.into(),
-                };
                 let kind = if joined { JoinLeave::Join } else { JoinLeave::Leave };
-                self.tell(slot, &Change { kind, member: Arc::new(member) }, around);
+                self.tell(slot, &Change { kind, member: Arc::new(member_of(&member)) }, around);
             }
-            Some(Told::Order { .. }) | None => around.metrics.add(Metric::FleetFedUnreadable, 1),
+            Some(Told::Order { .. } | Told::Question { .. } | Told::Members { .. } | Told::Counts { .. }) | None => {
+                around.metrics.add(Metric::FleetFedUnreadable, 1)
+            }
         }
+    }
+}
+
+/// A member of any node: nothing here refers to its connection.
+pub(super) fn member_of(info: &ClientInfoView<'_>) -> Member {
+    Member {
+        core: CoreId(u16::MAX),
+        conn: ConnId { slot: 0, generation: 0 },
+        client: info.client.into(),
+        user: info.user.into(),
+        conn_info: info.conn_info.into(),
+        chan_info: info.chan_info.into(),
     }
 }
 

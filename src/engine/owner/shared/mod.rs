@@ -8,6 +8,7 @@
 //! publish    ─> queue of the channel ─> one batch under way ─> offsets ─> acknowledgements     publishing.rs
 //! subscribe  ─> waits for the page of a follow, unless the channel is live ─> answer           following.rs
 //! feed       ─> next offset: out, and kept;  a hole: held until a page has filled it           feed.rs
+//! users      ─> where they are; orders about them to other nodes                               users.rs
 //! ```
 //! What the feed has brought since the channel became live is kept in its history, as a copy: whoever comes back is
 //! answered from there, and the engine is read only for what is older.
@@ -20,9 +21,11 @@
 mod calls;
 mod feed;
 mod following;
+mod presence;
 mod publishing;
 #[cfg(test)]
 mod tests;
+mod users;
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;
@@ -37,8 +40,10 @@ use crate::metrics::Metric;
 use crate::slots::Slots;
 use feed::Held;
 use following::Waiting;
+use presence::Question;
 pub(super) use publishing::{Admitted, Asker, Who};
 use publishing::{Queued, Sent};
+pub use users::OrderAsker;
 
 /// Follows of one owner under way; further channels wait. Enough to keep a connection busy, few enough to leave room for
 /// publishes.
@@ -71,6 +76,11 @@ pub(super) struct Fleet {
     /// Of all queues, and of batches under way.
     queued_bytes: usize,
     follows: u32,
+    /// Users whose registration was refused.
+    unregistered: Vec<Box<str>>,
+    /// This node's, by which others answer it.
+    generation: u32,
+    questions: Slots<Question>,
 }
 
 /// What goes on about one channel; there while something does, and until the next tick.
@@ -121,6 +131,13 @@ enum Asked {
         from: CoreId,
         channel: Box<str>,
     },
+    FollowUser {
+        user: Box<str>,
+    },
+    /// A question about a channel's members, by its number.
+    Question(u64),
+    /// An order about a user.
+    Order(OrderAsker),
     /// Nobody waits for the answer.
     Nobody,
 }
@@ -144,6 +161,9 @@ impl Fleet {
             batches: 0,
             queued_bytes: 0,
             follows: 0,
+            unregistered: Vec::new(),
+            generation: 0,
+            questions: Slots::new(),
         }
     }
 
@@ -171,6 +191,11 @@ impl Owner {
                 self.fed(&channel, addressed, what, around);
             }
             Event::Feed(Feed { subject: Subject::User(_), .. }) => {}
+            Event::Registered(node) => {
+                if let Some(fleet) = &mut self.fleet {
+                    fleet.generation = node.generation;
+                }
+            }
             Event::Broken(buckets) => {
                 let Some(fleet) = &mut self.fleet else { return };
                 buckets.iter().for_each(|bucket| fleet.reachable.remove(bucket));
@@ -200,6 +225,14 @@ impl Owner {
                 self.history_read(&channel, &ask, (origin, from), result, around);
             }
             Asked::Forget { origin, from, channel } => self.forgotten(&channel, (origin, from), result, around),
+            Asked::FollowUser { user } => {
+                if let Some(fleet) = &mut self.fleet {
+                    fleet.follows -= 1;
+                    fleet.unregistered.extend(result.is_err().then_some(user));
+                }
+            }
+            Asked::Question(question) => self.question_passed_on(question, result, around),
+            Asked::Order(asker) => Self::order_passed_on(asker, result, around),
             Asked::Nobody => {}
         }
     }
@@ -221,6 +254,7 @@ impl Owner {
             self.follow_if_needed(place.0, around);
         }
         self.unfollow_lonely(around);
+        self.end_questions(around);
         if let Some(fleet) = &self.fleet {
             around.metrics.set(Metric::FleetQueuedBytes, fleet.queued_bytes as u64);
         }
@@ -246,6 +280,11 @@ impl Owner {
         }
     }
 
+    /// Whether one more follow may be under way.
+    pub fn can_follow(&self) -> bool {
+        self.fleet.as_ref().is_some_and(|fleet| fleet.follows < FOLLOWS_MAX)
+    }
+
     /// Whether [`Owner::follow_again`] would have something to do at once.
     pub fn has_to_follow(&self) -> bool {
         self.fleet.as_ref().is_some_and(|fleet| fleet.scan.is_some() && fleet.follows < FOLLOWS_MAX)
@@ -267,7 +306,8 @@ impl Owner {
         Some(channel.busy.get_or_insert_default())
     }
 
-    fn is_reachable(&self, name: &str) -> bool {
+    /// Whether the engine's part with this channel or user can be reached.
+    pub fn is_reachable(&self, name: &str) -> bool {
         self.fleet.as_ref().is_some_and(|fleet| fleet.reachable.hold(name))
     }
 }
