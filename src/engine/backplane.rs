@@ -283,6 +283,16 @@ impl Buckets {
         self.0[bucket.0 as usize / 64] & 1 << (bucket.0 % 64) != 0
     }
 
+    /// Adds those of another set.
+    pub fn insert_all(&mut self, other: &Buckets) {
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word |= other);
+    }
+
+    /// Takes out those of another set.
+    pub fn remove_all(&mut self, other: &Buckets) {
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word &= !other);
+    }
+
     /// Whether none is there.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)

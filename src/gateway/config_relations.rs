@@ -130,6 +130,11 @@ pub const RELATIONS: &[Relation] = &[
         holds: |s| s.api_key.is_empty() || s.api_key_file.is_empty(),
     },
     Relation {
+        key: "backplane.password",
+        text: "backplane.password and backplane.password_file must not both be set",
+        holds: |s| s.backplane.password.is_empty() || s.backplane.password_file.is_empty(),
+    },
+    Relation {
         key: "ingest.tokens",
         text: "ingest.tokens and ingest.tokens_file must not both be set",
         holds: |s| s.ingest_tokens.is_empty() || s.ingest_tokens_file.is_empty(),

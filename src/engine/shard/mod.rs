@@ -161,10 +161,10 @@ impl Shard {
             user_cores: UserCores::new(users_seed),
             events: Events::new(options.core, limits, events_seed),
             lost: events::LostEvents::default(),
-            // One queue more than shards: the control plane's.
+            // Two queues more than shards: the control plane's and the backplane's.
             lanes: LanesOut::new(
                 options.core,
-                options.shards + 1,
+                options.shards + 2,
                 limits.lane_spill_bytes_max as usize,
                 limits.lane_batch_messages_max as usize,
             ),
