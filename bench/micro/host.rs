@@ -79,6 +79,7 @@ impl Host {
         sys_thread::raise_open_file_limit();
         log::set_level(log::Level::Warn);
         let shared = Arc::new(Shared {
+            shards: 1,
             inboxes: (0..2).map(|_| Inbox::new(64, 2).expect("an eventfd")).collect(),
             metrics: MetricsHub::new(1),
             stop: AtomicBool::new(false),

@@ -293,6 +293,16 @@ impl Buckets {
         self.contains(route::bucket(name))
     }
 
+    /// Adds those of another set.
+    pub fn insert_all(&mut self, other: &Buckets) {
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word |= other);
+    }
+
+    /// Takes out those of another set.
+    pub fn remove_all(&mut self, other: &Buckets) {
+        self.0.iter_mut().zip(&other.0).for_each(|(word, other)| *word &= !other);
+    }
+
     /// Whether none is there.
     pub fn is_empty(&self) -> bool {
         self.0.iter().all(|word| *word == 0)

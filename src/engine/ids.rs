@@ -8,7 +8,7 @@ use core::fmt;
 use ringway_wire::ingest::EpochText;
 
 /// A shard (one per core, normally), or a plane that speaks to shards over lanes.
-/// Shards are `0..shards`; the control plane is the number after the last shard.
+/// Shards are `0..shards`; the control plane is the number after the last shard, the backplane the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CoreId(pub u16);
 

@@ -46,7 +46,7 @@ struct Target {
 }
 
 impl LanesOut {
-    /// Queues towards `targets` cores (shards, and the control plane behind them).
+    /// Queues towards `targets` cores (shards, and behind them the control plane and the backplane).
     pub fn new(me: CoreId, targets: u16, spill_bytes_max: usize, batch_messages_max: usize) -> Self {
         let targets = (0..targets).map(|_| Target::default()).collect();
         LanesOut {

@@ -87,7 +87,7 @@ pub struct Namespace {
     pub history_size: u32,
     /// How long a publication is kept.
     pub history_ttl_ms: u64,
-    /// What an acknowledgement promises. Only `Memory` is accepted at load.
+    /// What an acknowledgement promises. `Disk` is not accepted at load, and `Fleet` only with a backplane.
     pub durability: Durability,
     /// Whether a client may resume from (epoch, offset). Needs history.
     pub recovery: bool,
@@ -232,10 +232,6 @@ pub const NAMESPACE_RULES: &[NamespaceRule] = &[
     NamespaceRule {
         text: "durability \"disk\" is not available in this version, which has no durable log: use \"memory\"",
         holds: |ns| ns.durability != Durability::Disk,
-    },
-    NamespaceRule {
-        text: "durability \"fleet\" is not available in this version, in which each node stands alone, without a backplane: use \"memory\"",
-        holds: |ns| ns.durability != Durability::Fleet,
     },
 ];
 
@@ -493,7 +489,6 @@ mod tests {
             ("must not be \"token\"", Namespace { read_presence: Allow::Token, ..closed() }),
             ("must not be \"token\"", Namespace { read_history: Allow::Token, ..closed() }),
             ("no durable log", Namespace { durability: Durability::Disk, ..closed() }),
-            ("without a backplane", Namespace { durability: Durability::Fleet, ..closed() }),
         ];
         for (words, namespace) in bad {
             let default = Namespaces::problems(&namespace, &[]);

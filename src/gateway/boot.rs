@@ -1,7 +1,8 @@
 //! From a configuration to a running node, in the order that private file tables need (KERNEL notes in ARCHITECTURE).
 //!
 //! ```text
-//! main     refuse a second instance · open the wake-up descriptors · start the token threads · nothing else
+//! main     refuse a second instance · open the wake-up descriptors · start the token threads and the backplane's,
+//!          wait until the engine knows this node · nothing else
 //! shard k  split its file table · ring · listeners (shard 0 first: it finds the port when 0 was asked for)
 //! main     all shards listen -> open the control port, say "ready", wait for a signal
 //! ```
@@ -13,9 +14,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use ringway_engine::ids::CoreId;
 use ringway_engine::options::Options;
+use ringway_engine::owner::FleetPlace;
 use ringway_engine::shard::Shard;
 use ringway_engine::tokens::Tokens;
 use ringway_sys::{
@@ -23,6 +26,9 @@ use ringway_sys::{
 };
 
 use crate::auth::Auth;
+use crate::backplane::config::BackplaneConfig;
+use crate::backplane::metrics::BackplaneMetrics;
+use crate::backplane::{Hop, Registered};
 use crate::cli::{EXIT_FAILURE, EXIT_OK, EXIT_UNAVAILABLE};
 use crate::clock;
 use crate::config::Config;
@@ -68,11 +74,14 @@ fn start(mut config: Config) -> Result<(), Refusal> {
     // Held until the process ends.
     let _locks = lock(&config)?;
     let shards = config.shards as usize;
-    let inboxes = (0..=shards)
-        .map(|_| Inbox::new(config.lane_capacity_batches as usize, shards + 1))
+    // Behind the shards' the control plane's, and behind that the backplane's if there is one.
+    let speakers = shards + 2;
+    let inboxes = (0..shards + 1 + usize::from(config.backplane.is_some()))
+        .map(|_| Inbox::new(config.lane_capacity_batches as usize, speakers))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|errno| failure("cannot open the wake-up descriptors of the shards", errno))?;
     let shared = Arc::new(Shared {
+        shards: config.shards,
         inboxes,
         metrics: MetricsHub::new(shards),
         stop: AtomicBool::new(false),
@@ -80,10 +89,13 @@ fn start(mut config: Config) -> Result<(), Refusal> {
     });
     let config = Arc::new(config);
     // Its threads wake shards and the control plane, so they share the table of main.
-    let auth = Auth::start(&config.auth, &shared.inboxes)
+    let auth = Auth::start(&config.auth, &shared.inboxes[..=shards])
         .map_err(|errno| failure("cannot start the threads that check tokens", errno))?;
     shared.metrics.show_auth(&auth);
-    let started = start_shards(&config, &shared, &auth)?;
+    let boot = random();
+    let hop =
+        config.backplane.as_ref().map(|backplane| start_backplane(&config, backplane, &shared, boot)).transpose()?;
+    let started = start_shards(&config, &shared, &auth, boot)?;
     let served = serve_control(&config, &shared, &auth, &started);
     shared.stop.store(true, Ordering::Release);
     for inbox in &shared.inboxes {
@@ -92,6 +104,9 @@ fn start(mut config: Config) -> Result<(), Refusal> {
     for thread in started.threads {
         let ended = thread.join().map_err(|_| Refusal { text: "a shard panicked".into(), exit: EXIT_FAILURE })?;
         ended.map_err(|errno| failure("a shard's ring failed", errno))?;
+    }
+    if let Some(hop) = hop {
+        hop.stop();
     }
     served?;
     log::info("boot", "stopped", &[]);
@@ -156,8 +171,47 @@ struct Started {
 /// What a shard's thread reports once: where it listens.
 type Report = Result<(SocketAddr, SocketAddr), Refusal>;
 
-fn start_shards(config: &Arc<Config>, shared: &Arc<Shared>, auth: &Arc<Auth>) -> Result<Started, Refusal> {
-    let boot = random();
+/// Starts the thread that speaks with the engine, and waits until this node is registered there. An engine that is
+/// away does not keep the node from starting; one that will not have it does.
+fn start_backplane(
+    config: &Config,
+    backplane: &BackplaneConfig,
+    shared: &Arc<Shared>,
+    boot: u64,
+) -> Result<Hop, Refusal> {
+    let metrics = Arc::new(BackplaneMetrics::default());
+    shared.metrics.show_backplane(&metrics);
+    let batch_messages_max = config.engine.lane_batch_messages_max as usize;
+    let (hop, words) = Hop::start(shared, backplane, boot, batch_messages_max, &metrics)
+        .map_err(|errno| failure("cannot start the backplane's thread", errno))?;
+    // A node that has just died holds its name for as long as its lease.
+    let until_ms = clock::now_ms() + backplane.lease_ms + backplane.timeout_ms;
+    let mut last = String::from("the engine did not answer");
+    loop {
+        let left_ms = until_ms.saturating_sub(clock::now_ms());
+        match words.recv_timeout(Duration::from_millis(left_ms)) {
+            Ok(Registered::Yes(node)) => {
+                log::info("boot", "registered", &[("place", &node.place), ("generation", &node.generation)]);
+                return Ok(hop);
+            }
+            Ok(Registered::NotYet(reason)) => {
+                log::warn("boot", "the engine cannot be reached: starting without it", &[("reason", &reason)]);
+                return Ok(hop);
+            }
+            Ok(Registered::NameTaken(reason)) => last = reason,
+            Ok(Registered::Refused(reason)) => {
+                hop.stop();
+                return Err(Refusal { text: reason, exit: EXIT_UNAVAILABLE });
+            }
+            Err(_) => {
+                hop.stop();
+                return Err(Refusal { text: last, exit: EXIT_UNAVAILABLE });
+            }
+        }
+    }
+}
+
+fn start_shards(config: &Arc<Config>, shared: &Arc<Shared>, auth: &Arc<Auth>, boot: u64) -> Result<Started, Refusal> {
     let (mut client, mut ingest) = (config.client.listen, config.ingest.listen);
     let mut threads = Vec::new();
     for core in 0..config.shards {
@@ -248,7 +302,10 @@ fn open_shard(
         namespaces: Arc::new(config.namespaces.clone()),
         tokens,
         access: config.access.clone(),
-        fleet: None,
+        fleet: config.backplane.as_ref().map(|_| FleetPlace {
+            core: shared.backplane(),
+            wall_offset_ms: clock::unix_now_ms().cast_signed() - clock::now_ms().cast_signed(),
+        }),
         utf8: |bytes| simdutf8::basic::from_utf8(bytes).is_ok(),
     };
     let shard_loop = ShardLoop::new(ShardParts {

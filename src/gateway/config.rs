@@ -17,6 +17,7 @@ use ringway_engine::namespace::{Allow, EventMode, Namespace, Namespaces};
 use ringway_engine::options::{Access, Origins};
 
 use crate::auth::config::{AuthConfig, AuthSettings};
+use crate::backplane::config::{BackplaneConfig, BackplaneSettings};
 use crate::cli::{Cli, RunArgs};
 use crate::config_relations::RELATIONS;
 use crate::config_source::{self, Problem};
@@ -60,6 +61,8 @@ pub struct Config {
     pub settings: Settings,
     /// Keys of tokens, and what tokens must say.
     pub auth: AuthConfig,
+    /// The engine that this node shares with others, if it does.
+    pub backplane: Option<BackplaneConfig>,
     /// What was found odd about `auth.*` while its secrets were still at hand.
     auth_warnings: Vec<String>,
 }
@@ -199,6 +202,7 @@ pub struct Settings {
     pub namespaces: Vec<Namespace>,
     pub catch_all: bool,
     pub auth: AuthSettings,
+    pub backplane: BackplaneSettings,
 }
 
 impl Default for Settings {
@@ -245,6 +249,7 @@ impl Default for Settings {
             namespaces: Vec::new(),
             catch_all: false,
             auth: AuthSettings::default(),
+            backplane: BackplaneSettings::default(),
         }
     }
 }
@@ -415,6 +420,7 @@ impl Settings {
             _ => return Err(ConfigError { problems }),
         };
         let auth_warnings = if dev { Vec::new() } else { self.auth.warnings() };
+        let backplane = self.backplane.finish(&mut problems);
         let Some(auth) = self.auth.finish(&mut problems).filter(|_| problems.is_empty()) else {
             return Err(ConfigError { problems });
         };
@@ -422,6 +428,7 @@ impl Settings {
             dev,
             auth,
             auth_warnings,
+            backplane,
             shards: if self.shards == 0 { cores() } else { self.shards },
             pin_shards: self.pin_shards,
             takeover: self.takeover,
@@ -493,6 +500,12 @@ impl Settings {
             match read_secrets(Path::new(&self.ingest_tokens_file)) {
                 Ok(lines) => self.ingest_tokens = lines,
                 Err(text) => problems.push(Problem::between("ingest.tokens_file", &text)),
+            }
+        }
+        if !self.backplane.password_file.is_empty() {
+            match read_secrets(Path::new(&self.backplane.password_file)) {
+                Ok(lines) => self.backplane.password = lines.into_iter().next().unwrap_or_default(),
+                Err(text) => problems.push(Problem::between("backplane.password_file", &text)),
             }
         }
         if !self.auth.hmac_secrets_file.is_empty() {

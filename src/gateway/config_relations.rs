@@ -3,7 +3,10 @@
 //! In: the settings of all sources together. Out: checked by `config.rs` at load, listed in `tuning/CONFIG.md`.
 //! Invariant: a value that is legal by its own range but harmful beside another is refused here, before anything runs.
 
+use ringway_engine::namespace::Durability;
+
 use crate::auth::config::is_jwks_url;
+use crate::backplane::config::Engine;
 use crate::config::Settings;
 
 /// Something that has to hold between values, checked when all sources are read.
@@ -128,6 +131,19 @@ pub const RELATIONS: &[Relation] = &[
         key: "control.api_key",
         text: "control.api_key and control.api_key_file must not both be set",
         holds: |s| s.api_key.is_empty() || s.api_key_file.is_empty(),
+    },
+    Relation {
+        key: "backplane.engine",
+        text: "durability \"fleet\" needs a backplane: set backplane.engine, or use \"memory\"",
+        holds: |s| {
+            s.backplane.engine != Engine::None
+                || s.namespaces.iter().chain([&s.namespace]).all(|rules| rules.durability != Durability::Fleet)
+        },
+    },
+    Relation {
+        key: "backplane.password",
+        text: "backplane.password and backplane.password_file must not both be set",
+        holds: |s| s.backplane.password.is_empty() || s.backplane.password_file.is_empty(),
     },
     Relation {
         key: "ingest.tokens",

@@ -12,6 +12,7 @@ use ringway_engine::limits::SHARDS_MAX;
 use ringway_engine::namespace::EventMode;
 
 use crate::auth::rows::AUTH_ROWS;
+use crate::backplane::rows::BACKPLANE_ROWS;
 use crate::config::{SendMode, Settings};
 use crate::log::Level;
 
@@ -506,5 +507,5 @@ rows! { NAMESPACES_ROWS: Settings, restart: false, "Rows that hold for all names
 
 /// All rows of [`Settings`], in the order of the file.
 pub fn rows() -> impl Iterator<Item = &'static Row<Settings>> {
-    PROCESS_ROWS.iter().chain(AUTH_ROWS).chain(LOG_ROWS).chain(LIMIT_ROWS).chain(NAMESPACES_ROWS)
+    PROCESS_ROWS.iter().chain(AUTH_ROWS).chain(BACKPLANE_ROWS).chain(LOG_ROWS).chain(LIMIT_ROWS).chain(NAMESPACES_ROWS)
 }

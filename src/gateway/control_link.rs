@@ -45,7 +45,7 @@ pub struct LinkParts {
 /// # Errors
 /// The runtime cannot watch the inbox.
 pub async fn serve(shared: Arc<Shared>, parts: LinkParts, mut calls: mpsc::Receiver<Call>) -> io::Result<()> {
-    let core = CoreId(shared.inboxes.len() as u16 - 1);
+    let core = shared.control();
     let inbox = Arc::clone(&shared.inboxes[core.0 as usize]);
     #[expect(deprecated, reason = "its successor is unsafe to call; the inbox owns its descriptor as long as it lives")]
     let bell = AsyncFd::new(InboxFd(Arc::clone(&inbox)))?;

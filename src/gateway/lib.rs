@@ -5,6 +5,7 @@
 //! | `shard_loop`, `places` | the loop of one shard and its sockets: read this first |
 //! | `boot`, `shutdown` | from configuration to a running node and back |
 //! | `control`, `control_link` | HTTP on a thread of its own, and its way to the shards |
+//! | `backplane` | the engine that several nodes share, and the thread that speaks with it |
 //! | `auth` | tokens: keys, verification, revocation |
 //! | `config*`, `cli`, `pages` | one table of keys: file, environment, flags, reference pages |
 //! | `reload` | a changed configuration into a running node |
@@ -12,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod auth;
+pub mod backplane;
 pub mod boot;
 pub mod cli;
 pub mod clock;

@@ -11,6 +11,8 @@ use ringway_wire::close::CloseReason;
 
 use crate::auth::metrics::AUTH_ROWS as AUTH_METRICS;
 use crate::auth::rows::AUTH_ROWS;
+use crate::backplane::metrics::BACKPLANE_ROWS as BACKPLANE_METRICS;
+use crate::backplane::rows::BACKPLANE_ROWS;
 use crate::config::Settings;
 use crate::config_namespace::NAMESPACE_ROWS;
 use crate::config_relations::RELATIONS;
@@ -99,6 +101,7 @@ fn config_page() -> String {
     push_section(&mut out, "Process, listeners, rings", PROCESS_ROWS, &defaults, "");
     push_section(&mut out, "Log", LOG_ROWS, &defaults, "");
     push_section(&mut out, "Tokens", AUTH_ROWS, &defaults, "");
+    push_section(&mut out, "Backplane", BACKPLANE_ROWS, &defaults, "");
     push_section(&mut out, "Limits", LIMIT_ROWS, &defaults, "");
     out.push_str("## Namespaces\n\n`[namespace]` is the default one, for channels without a prefix. `[[namespaces]]`, only in the file, with a `name`, is\nfor channels `name:...`. A namespace that is not configured does not exist: error 102.\n\nA reload may add namespaces and take them away. Channels of one that is gone keep their subscribers and its last options,\nand take no new subscribes or publishes.\n\n");
     push_table(&mut out, NAMESPACE_ROWS, &Namespace::closed(""), "namespace.");
@@ -179,7 +182,7 @@ fn metrics_page() -> String {
             results::API_HELP
         );
     }
-    for row in AUTH_METRICS {
+    for row in AUTH_METRICS.iter().chain(BACKPLANE_METRICS) {
         let labels = if row.labels.is_empty() { String::new() } else { format!("{{{}}}", row.labels) };
         let _ = writeln!(out, "| `{}{labels}` | {} | {} |", row.name, row.kind, row.help);
     }

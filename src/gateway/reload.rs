@@ -184,7 +184,7 @@ impl Reloader {
     }
 
     fn shards(&self) -> u16 {
-        self.shared.inboxes.len() as u16 - 1
+        self.shared.shards
     }
 
     /// Gives the newest rules to the shards that lack them and have room; returns whether all have them now.

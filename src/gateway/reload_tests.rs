@@ -34,7 +34,7 @@ impl Node {
         let config = Config::load_from(&args, std::iter::empty()).expect("is valid");
         let inboxes = (0..3).map(|_| Inbox::new(LANE_CAPACITY, 3).expect("a descriptor")).collect();
         let metrics = MetricsHub::new(2);
-        let shared = Arc::new(Shared { inboxes, metrics, stop: AtomicBool::new(false), stop_timeout_ms: 0 });
+        let shared = Arc::new(Shared { shards: 2, inboxes, metrics, stop: AtomicBool::new(false), stop_timeout_ms: 0 });
         let followed = Arc::new((Mutex::new(None), AtomicBool::new(false)));
         let told = Arc::clone(&followed);
         let follow = Box::new(move |config: &Config| {

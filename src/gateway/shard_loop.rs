@@ -50,7 +50,9 @@ const LANE_RETRY_MS: u64 = 1;
 
 /// What the threads of one process share.
 pub struct Shared {
-    /// One per shard, and the control plane's behind them.
+    /// Shards of the process.
+    pub shards: u16,
+    /// One per shard, behind them the control plane's, and last, if one is configured, the backplane's.
     pub inboxes: Vec<Arc<Inbox<Batch>>>,
     /// Numbers for `/metrics`.
     pub metrics: Arc<MetricsHub>,
@@ -58,6 +60,18 @@ pub struct Shared {
     pub stop: AtomicBool,
     /// How long clients may take to answer our Close when the process ends.
     pub stop_timeout_ms: u64,
+}
+
+impl Shared {
+    /// The control plane, as lanes name it.
+    pub const fn control(&self) -> CoreId {
+        CoreId(self.shards)
+    }
+
+    /// The backplane, as lanes name it.
+    pub const fn backplane(&self) -> CoreId {
+        CoreId(self.shards + 1)
+    }
 }
 
 /// One shard's kernel side.

@@ -12,6 +12,7 @@ use ringway_engine::metrics::{self, Kind, Metrics, Row, TABLE};
 use ringway_wire::close::CloseReason;
 
 use crate::auth::Auth;
+use crate::backplane::metrics::BackplaneMetrics;
 
 /// Name of the counter of closes by reason, which is not a row of the engine's table.
 pub const CLOSES_NAME: &str = "ringway_closes_total";
@@ -32,6 +33,8 @@ pub struct MetricsHub {
     shards: Vec<ShardMetrics>,
     /// Set once, before anybody reads.
     auth: OnceLock<Arc<Auth>>,
+    /// Likewise, if there is a backplane.
+    backplane: OnceLock<Arc<BackplaneMetrics>>,
 }
 
 impl MetricsHub {
@@ -41,13 +44,23 @@ impl MetricsHub {
             values: [const { AtomicU64::new(0) }; metrics::COUNT],
             closes: [const { AtomicU64::new(0) }; CloseReason::COUNT],
         };
-        Arc::new(MetricsHub { shards: (0..shards).map(|_| zero()).collect(), auth: OnceLock::new() })
+        Arc::new(MetricsHub {
+            shards: (0..shards).map(|_| zero()).collect(),
+            auth: OnceLock::new(),
+            backplane: OnceLock::new(),
+        })
     }
 
     /// Also shows the numbers about tokens.
     pub fn show_auth(&self, auth: &Arc<Auth>) {
         // A second one would be of the same process, and is not there.
         let _ = self.auth.set(Arc::clone(auth));
+    }
+
+    /// Also shows the numbers about the backplane.
+    pub fn show_backplane(&self, backplane: &Arc<BackplaneMetrics>) {
+        // As above.
+        let _ = self.backplane.set(Arc::clone(backplane));
     }
 
     /// Publishes a shard's numbers; a few hundred bytes of plain stores. A shard that does not exist is ignored.
@@ -94,6 +107,9 @@ impl MetricsHub {
         }
         if let Some(auth) = self.auth.get() {
             auth.render_metrics(out);
+        }
+        if let Some(backplane) = self.backplane.get() {
+            backplane.render(out);
         }
     }
 }

@@ -34,8 +34,13 @@ fn namespaces(payload: PayloadKind) -> Arc<Namespaces> {
 /// A link that is driven by hand: no task, no descriptor to watch.
 fn link(capacity_batches: usize) -> Link {
     let inboxes = (0..=SHARDS).map(|_| Inbox::new(capacity_batches, SHARDS as usize + 1).expect("opens")).collect();
-    let shared =
-        Shared { inboxes, metrics: MetricsHub::new(SHARDS as usize), stop: AtomicBool::new(false), stop_timeout_ms: 0 };
+    let shared = Shared {
+        shards: SHARDS,
+        inboxes,
+        metrics: MetricsHub::new(SHARDS as usize),
+        stop: AtomicBool::new(false),
+        stop_timeout_ms: 0,
+    };
     let parts = LinkParts { namespaces: namespaces(PayloadKind::Bytes), hooks: Box::new(TestHooks) };
     Link::new(Arc::new(shared), CoreId(SHARDS), parts)
 }

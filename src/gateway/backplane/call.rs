@@ -1,0 +1,208 @@
+//! Requests as commands, and replies as answers.
+//!
+//! In: a [`Request`] and what a command needs beside it. Out: a command; a reply's meaning. Invariants: what must not be
+//! overtaken by a second call is one plain command (unfollow, forget, tell one node), never a script that may have to be
+//! called again; a reply that is not understood counts as unknown.
+
+use redis::{Cmd, Value, cmd};
+use ringway_engine::backplane::{Answer, Audience, Page, Published, Refusal, Request, Subject};
+use ringway_engine::ids::{Bucket, Epoch};
+use ringway_engine::lane_message::Position;
+
+use super::feed;
+use super::keys::Keys;
+use super::link::{number, text};
+use super::scripts::Script;
+
+/// What every command needs.
+pub(super) struct Place<'a> {
+    pub(super) keys: &'a Keys,
+    pub(super) node: ringway_engine::backplane::NodeId,
+    /// As the connection that the command takes has read it.
+    pub(super) replication_id: &'a str,
+    pub(super) meta_ttl_ms: u64,
+    /// Over so many interested nodes the bucket's channel is used.
+    pub(super) bucket_publish_above: usize,
+}
+
+/// How a request went.
+#[derive(Debug)]
+pub(super) enum Outcome {
+    /// It has been carried out, or not.
+    Done(Result<Answer, Refusal>),
+    /// The hash was written under another replication id: read the id again, call again.
+    Stale,
+    /// The server has forgotten its scripts: load them, call again.
+    NoScript,
+    /// Not carried out: the server is not the one for this bucket, now or for ever.
+    Moved,
+    /// Not carried out: the server is no primary.
+    NotPrimary,
+}
+
+/// The command for a request. `again`: it is the second call.
+pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, again: bool) -> Cmd {
+    let keys = place.keys;
+    match request {
+        Request::Publish(batch) => {
+            let mut call =
+                positioned(place, Script::Publish, bucket, &batch.channel, !batch.idempotency_key.is_empty());
+            call.arg(interest(keys, &batch.channel));
+            if !batch.idempotency_key.is_empty() {
+                call.arg(keys.idempotency(bucket, &batch.channel, &batch.idempotency_key));
+            }
+            head(&mut call, place, again, batch.fresh);
+            call.arg(format!("p{}", place.node.place))
+                .arg(format!("{}:{}", place.node.generation, batch.number))
+                .arg(batch.keep.size)
+                .arg(batch.keep.ttl_ms.max(1))
+                .arg(batch.idempotency_window_ms.max(1))
+                .arg(keys.inbox_prefix(bucket))
+                .arg(keys.all_nodes(bucket))
+                .arg(place.bucket_publish_above)
+                .arg(feed::publication_tail(&batch.channel, &batch.records));
+            for record in &batch.records {
+                call.arg(&record[..]);
+            }
+            call
+        }
+        Request::Follow(follow) => {
+            let mut call = positioned(place, Script::Follow, bucket, &follow.channel, false);
+            call.arg(interest(keys, &follow.channel));
+            head(&mut call, place, again, follow.fresh);
+            call.arg(place.node.generation).arg(follow.limit);
+            match follow.since {
+                Some(since) => call.arg(since.epoch.to_string()).arg(since.offset),
+                None => call.arg("").arg(""),
+            };
+            call.arg(keys.inbox_prefix(bucket));
+            call
+        }
+        Request::Read(read) => {
+            let mut call = positioned(place, Script::Read, bucket, &read.channel, false);
+            head(&mut call, place, again, read.fresh);
+            call.arg(read.limit);
+            match read.since {
+                Some(since) => call.arg(since),
+                None => call.arg(""),
+            };
+            call.arg(u8::from(read.reverse));
+            call
+        }
+        Request::FollowUser { user } => one("SADD", keys.interest(&Subject::User(user.clone())), place.node.generation),
+        Request::Unfollow(subject) => one("SREM", keys.interest(subject), place.node.generation),
+        Request::Forget { channel } => {
+            let mut call = cmd("DEL");
+            call.arg(keys.stream(bucket, channel));
+            call
+        }
+        Request::Tell(tell) => {
+            let message = feed::told(&tell.subject, &tell.body);
+            match tell.to {
+                Audience::Node(generation) => one("SPUBLISH", keys.inbox(bucket, generation), message),
+                Audience::Interested => {
+                    let mut call = script(Script::Tell, 1);
+                    call.arg(keys.interest(&tell.subject))
+                        .arg(keys.inbox_prefix(bucket))
+                        .arg(keys.all_nodes(bucket))
+                        .arg(place.bucket_publish_above)
+                        .arg(message);
+                    call
+                }
+            }
+        }
+    }
+}
+
+fn one(name: &str, key: String, argument: impl redis::ToRedisArgs) -> Cmd {
+    let mut call = cmd(name);
+    call.arg(key).arg(argument);
+    call
+}
+
+/// A script's call, up to the number of its keys.
+pub(super) fn script(script: Script, keys: usize) -> Cmd {
+    let mut call = cmd("EVALSHA");
+    call.arg(script.sha()).arg(keys);
+    call
+}
+
+/// The call of a script that knows positions, up to hash and stream.
+fn positioned(place: &Place<'_>, which: Script, bucket: Bucket, channel: &str, idempotent: bool) -> Cmd {
+    let keys = if which == Script::Read { 2 } else { 3 + usize::from(idempotent) };
+    let mut call = script(which, keys);
+    call.arg(place.keys.meta(bucket, channel)).arg(place.keys.stream(bucket, channel));
+    call
+}
+
+fn interest(keys: &Keys, channel: &str) -> String {
+    keys.interest(&Subject::Channel(channel.into()))
+}
+
+/// The arguments that position.lua wants.
+fn head(call: &mut Cmd, place: &Place<'_>, again: bool, fresh: Epoch) {
+    call.arg(place.replication_id).arg(u8::from(again)).arg(fresh.to_string()).arg(place.meta_ttl_ms);
+}
+
+/// What a reply to a request means.
+pub(super) fn outcome(request: &Request, reply: Value) -> Outcome {
+    if let Value::ServerError(error) = &reply {
+        return refused(request, error.code());
+    }
+    let answer = match request {
+        Request::Publish(_) | Request::Follow(_) | Request::Read(_) if text(&reply) == Some("stale") => {
+            return Outcome::Stale;
+        }
+        Request::Publish(_) => published(&reply).map(Answer::Published),
+        Request::Follow(_) | Request::Read(_) => page(reply).map(Answer::Page),
+        Request::Tell(_) => number(&reply).and_then(|nodes| u32::try_from(nodes).ok()).map(Answer::Told),
+        Request::FollowUser { .. } | Request::Unfollow(_) | Request::Forget { .. } => Some(Answer::Done),
+    };
+    Outcome::Done(answer.ok_or(Refusal::Unknown))
+}
+
+/// An error that a server gives before it begins is a request that has not happened.
+fn refused(request: &Request, code: &str) -> Outcome {
+    match code {
+        "NOSCRIPT" => Outcome::NoScript,
+        "MOVED" => Outcome::Moved,
+        "READONLY" | "MASTERDOWN" | "LOADING" => Outcome::NotPrimary,
+        // ASK and TRYAGAIN: a slot on its way to another server. Its keys are in two places, so it waits.
+        "ASK" | "TRYAGAIN" | "CLUSTERDOWN" | "OOM" | "MISCONF" | "NOREPLICAS" | "NOPERM" | "NOAUTH" | "BUSY" => {
+            Outcome::Done(Err(Refusal::Unavailable))
+        }
+        _ => Outcome::Done(Err(lost(request))),
+    }
+}
+
+/// What is said of a request whose reply will never come.
+pub(super) const fn lost(request: &Request) -> Refusal {
+    match request {
+        Request::Publish(_) => Refusal::Unknown,
+        _ => Refusal::Unavailable,
+    }
+}
+
+fn published(reply: &Value) -> Option<Published> {
+    let [epoch, first, duplicate] = reply.as_sequence()? else { return None };
+    let first = Position { offset: number(first)?, epoch: Epoch::parse(text(epoch)?)? };
+    Some(Published { first, duplicate: number(duplicate)? == 1 })
+}
+
+fn page(reply: Value) -> Option<Page> {
+    let mut parts = reply.into_sequence().ok()?;
+    let entries = parts.pop()?.into_sequence().ok()?;
+    let [epoch, top] = &parts[..] else { return None };
+    let top = Position { offset: number(top)?, epoch: Epoch::parse(text(epoch)?)? };
+    let mut page = Page { top, first: 0, records: Vec::with_capacity(entries.len()) };
+    for entry in entries {
+        let mut entry = entry.into_sequence().ok()?;
+        let fields = entry.pop()?.into_sequence().ok()?;
+        if page.records.is_empty() {
+            page.first = text(entry.first()?)?.strip_suffix("-0")?.parse().ok()?;
+        }
+        let Value::BulkString(record) = fields.into_iter().nth(1)? else { return None };
+        page.records.push(record.into_boxed_slice());
+    }
+    Some(page)
+}

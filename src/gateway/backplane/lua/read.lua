@@ -1,0 +1,23 @@
+-- Reads history.
+-- KEYS: 1 hash, 2 stream. ARGV: 1-4 see position.lua; 5 records at most, 6 offset (empty: none), 7 '1': newest first.
+-- Returns { epoch, top, stream entries }, or 'stale'.
+local m = redis.call('HMGET', KEYS[1], 'e', 's', 'r')
+local epoch, top = position(m)
+if not epoch then
+    return 'stale'
+end
+redis.call('PEXPIRE', KEYS[1], ARGV[4])
+local entries = {}
+if ARGV[5] ~= '0' and top ~= '0' and is_kept(top) then
+    if ARGV[7] == '1' then
+        local from = ARGV[6] == '' and '+' or '(' .. ARGV[6] .. '-0'
+        -- Nothing is before the first.
+        if ARGV[6] ~= '0' then
+            entries = redis.call('XREVRANGE', KEYS[2], from, '-', 'COUNT', ARGV[5])
+        end
+    else
+        local from = ARGV[6] == '' and '-' or '(' .. ARGV[6] .. '-0'
+        entries = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', ARGV[5])
+    end
+end
+return { epoch, top, entries }

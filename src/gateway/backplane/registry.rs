@@ -1,0 +1,136 @@
+//! This node in the engine's registry: a lease on its name, a place, a generation; and how many nodes are alive.
+//!
+//! In: name and boot id. Out: a [`NodeId`], the number of living nodes, and the news that a lease was lost. Invariants: a
+//! generation is never given twice, also by a server that has lost everything (it counts from the time); a node whose
+//! lease another has, or nobody, is that node no more.
+
+use std::time::Duration;
+
+use redis::{Value, cmd};
+use ringway_engine::backplane::NodeId;
+
+use super::call::script;
+use super::config::{Address, BackplaneConfig};
+use super::keys::{Keys, REGISTRY};
+use super::link::{Link, Reason, number, within};
+use super::opening;
+use super::pipeline::load_scripts;
+use super::scripts::Script;
+use super::topology::Topology;
+
+/// Living nodes at most; places are below it.
+pub(super) const NODES_MAX: u16 = 4_096;
+
+/// The answer to a wish to be registered.
+pub(super) enum Acquired {
+    Yes {
+        node: NodeId,
+        living: usize,
+    },
+    /// Another living node has the name; its lease ends in so many ms unless it is renewed.
+    NameTaken {
+        left_ms: u64,
+    },
+}
+
+/// A connection to the primary that has the registry.
+pub(super) struct Registry {
+    link: Link,
+    timeout: Duration,
+    lease_ms: u64,
+    boot: String,
+    name: String,
+    keys: [String; 4],
+}
+
+impl Registry {
+    /// # Errors
+    /// The primary cannot be reached or will not do.
+    pub(super) async fn open(
+        config: &BackplaneConfig,
+        keys: &Keys,
+        topology: &Topology,
+        boot: u64,
+    ) -> Result<Registry, Reason> {
+        let address: &Address = topology
+            .iter()
+            .find_map(|(address, buckets)| buckets.contains(REGISTRY).then_some(address))
+            .ok_or("no primary has the registry")?;
+        let (mut link, _) = opening::primary(config, address).await?;
+        let loads = load_scripts(&mut link);
+        within(config.timeout(), link.replies(loads)).await?;
+        Ok(Registry {
+            link,
+            timeout: config.timeout(),
+            lease_ms: config.lease_ms,
+            boot: format!("{boot:016x}"),
+            name: config.node_name.clone(),
+            keys: [
+                keys.registry(&format!("name:{}", config.node_name)),
+                keys.registry("generations"),
+                keys.registry("nodes"),
+                keys.registry("place:"),
+            ],
+        })
+    }
+
+    /// # Errors
+    /// The connection is of no more use, or no place is free.
+    pub(super) async fn acquire(&mut self) -> Result<Acquired, Reason> {
+        let mut call = script(Script::Acquire, self.keys.len());
+        for key in &self.keys {
+            call.arg(key);
+        }
+        call.arg(&self.boot).arg(self.lease_ms).arg(&self.name).arg(NODES_MAX);
+        let reply = self.ask(call).await?;
+        let numbers: Vec<u64> = reply.as_sequence().unwrap_or_default().iter().filter_map(number).collect();
+        match numbers[..] {
+            [left_ms] => Ok(Acquired::NameTaken { left_ms }),
+            [place, generation, living] => {
+                let (place, generation) = (u16::try_from(place).ok(), u32::try_from(generation).ok());
+                let (Some(place), Some(generation)) = (place, generation) else {
+                    return Err("the registry's numbers are too large".into());
+                };
+                Ok(Acquired::Yes { node: NodeId { place, generation }, living: living as usize })
+            }
+            _ => Err("the registry's answer cannot be read".into()),
+        }
+    }
+
+    /// Returns the number of living nodes; none: this node's lease is lost.
+    ///
+    /// # Errors
+    /// The connection is of no more use.
+    pub(super) async fn renew(&mut self, node: NodeId) -> Result<Option<usize>, Reason> {
+        let living = self.call_renew(node, self.lease_ms).await?;
+        Ok((living > 0).then_some(living as usize))
+    }
+
+    /// Gives the name and the place back.
+    pub(super) async fn release(&mut self, node: NodeId) {
+        // If it fails, the lease ends by itself.
+        let _ = self.call_renew(node, 0).await;
+    }
+
+    async fn call_renew(&mut self, node: NodeId, lease_ms: u64) -> Result<u64, Reason> {
+        let mut call = script(Script::Renew, 3);
+        call.arg(&self.keys[0]).arg(format!("{}{}", self.keys[3], node.place)).arg(&self.keys[2]);
+        call.arg(&self.boot).arg(lease_ms).arg(&self.name).arg(node.generation);
+        number(&self.ask(call).await?).ok_or_else(|| "the registry's answer cannot be read".into())
+    }
+
+    async fn ask(&mut self, call: redis::Cmd) -> Result<Value, Reason> {
+        let mut replies = within(self.timeout, self.link.ask(&[call])).await?;
+        replies.pop().ok_or_else(|| "no answer".into())
+    }
+
+    /// Whether the server still is a primary.
+    ///
+    /// # Errors
+    /// It is not, or does not answer.
+    pub(super) async fn check_role(&mut self) -> Result<(), Reason> {
+        let role = self.ask(cmd("ROLE")).await?;
+        let role = role.as_sequence().and_then(|parts| super::link::text(parts.first()?));
+        if role == Some("master") { Ok(()) } else { Err("the registry's server is no primary any more".into()) }
+    }
+}

@@ -1,0 +1,255 @@
+//! A node as a test plays it: a backplane handle that is driven step by step.
+//!
+//! In: a `dyn Backplane`. Out: answers by token, feed by channel. Invariant: an event is looked at once, in order.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::Thread;
+use std::time::{Duration, Instant};
+
+use ringway_engine::backplane::{
+    Answer, Audience, Backplane, Buckets, Event, Fed, Feed, Follow, Keep, Page, PublishBatch, Published, Read, Refusal,
+    Request, Subject, Tell, Token,
+};
+use ringway_engine::ids::Epoch;
+use ringway_engine::lane_message::Position;
+use ringway_engine::route;
+
+/// How long a test waits for what must come.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Unpark(Thread);
+
+impl Wake for Unpark {
+    fn wake(self: Arc<Self>) {
+        self.0.unpark();
+    }
+}
+
+/// See the file's header.
+pub(crate) struct Node {
+    backplane: Box<dyn Backplane>,
+    next_token: u64,
+    boot: u32,
+    creations: u32,
+    numbers: BTreeMap<String, u64>,
+    answers: BTreeMap<u64, Result<Answer, Refusal>>,
+    pub(crate) feed: VecDeque<Feed>,
+    pub(crate) open: Buckets,
+    /// Times something was broken.
+    pub(crate) brokens: u64,
+    /// Buckets broken since the last look, for those who follow things.
+    pub(crate) lost: Buckets,
+}
+
+impl Node {
+    pub(crate) fn new(backplane: Box<dyn Backplane>, boot: u32) -> Node {
+        Node {
+            backplane,
+            next_token: 0,
+            boot,
+            creations: 0,
+            numbers: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            feed: VecDeque::new(),
+            open: Buckets::NONE,
+            brokens: 0,
+            lost: Buckets::NONE,
+        }
+    }
+
+    /// An epoch that was never used.
+    pub(crate) fn fresh(&mut self) -> Epoch {
+        self.creations += 1;
+        Epoch { boot: self.boot, creation: self.creations }
+    }
+
+    /// The next number of a batch of this node on this channel.
+    pub(crate) fn next_number(&mut self, channel: &str) -> u64 {
+        let number = self.numbers.entry(channel.into()).or_default();
+        *number += 1;
+        *number
+    }
+
+    pub(crate) fn submit(&mut self, request: Request) -> u64 {
+        self.next_token += 1;
+        self.backplane.submit(Token(self.next_token), request);
+        self.next_token
+    }
+
+    /// Takes what has happened; waits for something for at most so long.
+    pub(crate) fn step(&mut self, wait: Duration) -> bool {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let until = Instant::now() + wait;
+        let mut events = Vec::new();
+        while self.backplane.poll(&mut Context::from_waker(&waker), &mut events) == Poll::Pending {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
+            }
+            std::thread::park_timeout(left);
+        }
+        for event in events {
+            match event {
+                Event::Answer(token, result) => {
+                    assert!(self.answers.insert(token.0, result).is_none(), "two answers to {token:?}");
+                }
+                Event::Feed(feed) => self.feed.push_back(feed),
+                Event::Registered(_) => {}
+                Event::Broken(buckets) => {
+                    self.brokens += 1;
+                    buckets.iter().for_each(|bucket| {
+                        self.open.remove(bucket);
+                        self.lost.insert(bucket);
+                    });
+                }
+                Event::Restored(buckets) => buckets.iter().for_each(|bucket| self.open.insert(bucket)),
+            }
+        }
+        true
+    }
+
+    /// Steps until it holds.
+    #[track_caller]
+    pub(crate) fn wait_until(&mut self, what: &str, mut holds: impl FnMut(&mut Node) -> bool) {
+        let until = Instant::now() + PATIENCE;
+        while !holds(self) {
+            assert!(Instant::now() < until, "waited in vain: {what}");
+            self.step(Duration::from_millis(50));
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_open(&mut self) {
+        self.wait_until("all buckets open", |node| node.open == Buckets::ALL);
+    }
+
+    #[track_caller]
+    pub(crate) fn answer(&mut self, token: u64) -> Result<Answer, Refusal> {
+        self.wait_until("an answer", |node| node.answers.contains_key(&token));
+        self.answers.remove(&token).expect("is there")
+    }
+
+    pub(crate) fn try_answer(&mut self, token: u64) -> Option<Result<Answer, Refusal>> {
+        self.answers.remove(&token)
+    }
+
+    #[track_caller]
+    fn ask(&mut self, request: Request) -> Answer {
+        let token = self.submit(request.clone());
+        self.answer(token).unwrap_or_else(|refusal| panic!("{refusal:?}: {request:?}"))
+    }
+
+    pub(crate) fn batch(&mut self, channel: &str, records: &[&[u8]]) -> PublishBatch {
+        PublishBatch {
+            channel: channel.into(),
+            records: records.iter().map(|record| (*record).into()).collect(),
+            idempotency_key: Box::default(),
+            idempotency_window_ms: 60_000,
+            number: self.next_number(channel),
+            keep: Keep { size: 100, ttl_ms: 600_000 },
+            replicated: false,
+            fresh: self.fresh(),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn publish_batch(&mut self, batch: PublishBatch) -> Published {
+        match self.ask(Request::Publish(batch)) {
+            Answer::Published(published) => published,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn publish(&mut self, channel: &str, records: &[&[u8]]) -> Published {
+        let batch = self.batch(channel, records);
+        self.publish_batch(batch)
+    }
+
+    pub(crate) fn follow_request(&mut self, channel: &str, since: Option<Position>, limit: u32) -> Request {
+        Request::Follow(Follow { channel: channel.into(), since, limit, fresh: self.fresh() })
+    }
+
+    #[track_caller]
+    pub(crate) fn follow(&mut self, channel: &str, since: Option<Position>, limit: u32) -> Page {
+        let request = self.follow_request(channel, since, limit);
+        page(self.ask(request))
+    }
+
+    #[track_caller]
+    pub(crate) fn read(&mut self, channel: &str, since: Option<u64>, limit: u32, reverse: bool) -> Page {
+        let fresh = self.fresh();
+        page(self.ask(Request::Read(Read { channel: channel.into(), since, limit, reverse, fresh })))
+    }
+
+    #[track_caller]
+    pub(crate) fn unfollow(&mut self, channel: &str) {
+        assert_eq!(self.ask(Request::Unfollow(Subject::Channel(channel.into()))), Answer::Done);
+    }
+
+    #[track_caller]
+    pub(crate) fn follow_user(&mut self, user: &str) {
+        assert_eq!(self.ask(Request::FollowUser { user: user.into() }), Answer::Done);
+    }
+
+    #[track_caller]
+    pub(crate) fn forget(&mut self, channel: &str) {
+        assert_eq!(self.ask(Request::Forget { channel: channel.into() }), Answer::Done);
+    }
+
+    #[track_caller]
+    pub(crate) fn tell(&mut self, subject: Subject, to: Audience, body: &[u8]) -> u32 {
+        match self.ask(Request::Tell(Tell { subject, to, body: body.into() })) {
+            Answer::Told(nodes) => nodes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The next batch that was fed of a channel: epoch, offset before, records.
+    #[track_caller]
+    pub(crate) fn fed(&mut self, channel: &str) -> (Epoch, u64, Vec<Box<[u8]>>) {
+        let subject = Subject::Channel(channel.into());
+        self.wait_until("a publication is fed", |node| node.feed.iter().any(|feed| feed.subject == subject));
+        let place = self.feed.iter().position(|feed| feed.subject == subject).expect("is there");
+        let feed = self.feed.remove(place).expect("is there");
+        assert_eq!(feed.bucket, route::bucket(channel));
+        match feed.what {
+            Fed::Publications { epoch, prev, first, records } => {
+                assert_eq!(first, prev + 1);
+                (epoch, prev, records)
+            }
+            Fed::Told(body) => panic!("told {body:?}"),
+        }
+    }
+
+    /// The next thing told about a subject.
+    #[track_caller]
+    pub(crate) fn told(&mut self, subject: &Subject) -> Box<[u8]> {
+        self.wait_until("something is told", |node| node.feed.iter().any(|feed| feed.subject == *subject));
+        let place = self.feed.iter().position(|feed| feed.subject == *subject).expect("is there");
+        match self.feed.remove(place).expect("is there").what {
+            Fed::Told(body) => body,
+            other @ Fed::Publications { .. } => panic!("{other:?}"),
+        }
+    }
+
+    /// Nothing more is on its way: what was said to this node before has come.
+    #[track_caller]
+    pub(crate) fn settle(&mut self) {
+        let subject = Subject::User("settle".into());
+        self.follow_user("settle");
+        assert!(self.tell(subject.clone(), Audience::Interested, b"") > 0);
+        self.told(&subject);
+        self.step(Duration::from_millis(30));
+    }
+}
+
+#[track_caller]
+fn page(answer: Answer) -> Page {
+    match answer {
+        Answer::Page(page) => page,
+        other => panic!("{other:?}"),
+    }
+}
