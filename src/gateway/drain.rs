@@ -245,6 +245,10 @@ impl Drain {
     /// Waits until somebody begins it, then carries it out; ends when nobody is connected, or had the time to leave.
     pub async fn run(&self, shared: &Shared) {
         self.begun.notified().await;
+        // Who came a moment before the order is in the shards' numbers a moment behind it.
+        look_again().await;
+        look_again().await;
+        self.clients_at_start.fetch_max(self.metrics.total(Metric::ConnectionsOpen), Ordering::Relaxed);
         let clients: Vec<u64> =
             (0..shared.drain.paces.len()).map(|shard| self.metrics.of(shard, Metric::ConnectionsOpen)).collect();
         for (place, pace) in shared.drain.paces.iter().zip(paces(self.rate_per_s, &clients)) {
