@@ -216,14 +216,13 @@ impl Shard {
     /// close has.
     fn send_away(&mut self, conn: ConnId) {
         let Some(connection) = self.connections.get(conn.slot, conn.generation) else { return };
-        match connection.phase {
-            Phase::Client(_) | Phase::Echo if self.drain.step != Step::Serving => {
+        if matches!(connection.phase, Phase::Client(_) | Phase::Echo) {
+            if self.drain.step != Step::Serving {
                 let how = if self.shutting_down { Metric::DrainForced } else { Metric::DrainPaced };
                 self.metrics.add(how, 1);
             }
-            _ => {}
+            self.hand_over(conn);
         }
-        self.hand_over(conn);
         self.close(conn, CloseReason::Shutdown);
     }
 
