@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::control::{MetricsHub, Reloaded};
+use crate::drain::DrainOrders;
 
 const SHARDS: u16 = 3;
 const EPOCH: Epoch = Epoch { boot: 1, creation: 2 };
@@ -34,8 +35,13 @@ fn namespaces(payload: PayloadKind) -> Arc<Namespaces> {
 /// A link that is driven by hand: no task, no descriptor to watch.
 fn link(capacity_batches: usize) -> Link {
     let inboxes = (0..=SHARDS).map(|_| Inbox::new(capacity_batches, SHARDS as usize + 1).expect("opens")).collect();
-    let shared =
-        Shared { inboxes, metrics: MetricsHub::new(SHARDS as usize), stop: AtomicBool::new(false), stop_timeout_ms: 0 };
+    let shared = Shared {
+        inboxes,
+        metrics: MetricsHub::new(SHARDS as usize),
+        stop: AtomicBool::new(false),
+        stop_timeout_ms: 0,
+        drain: DrainOrders::new(SHARDS as usize),
+    };
     let parts = LinkParts { namespaces: namespaces(PayloadKind::Bytes), hooks: Box::new(TestHooks) };
     Link::new(Arc::new(shared), CoreId(SHARDS), parts)
 }
