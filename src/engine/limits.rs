@@ -118,6 +118,16 @@ pub struct Limits {
     pub interest_linger_ms: u32,
     /// Bytes read from one connection in one turn; then it waits on the ready list.
     pub read_bytes_per_turn_max: u32,
+    /// From the begin of a drain, when readiness fails, to the first client that is sent away: time for load balancers to
+    /// notice. Then the client listeners close.
+    pub drain_grace_ms: u32,
+    /// Clients of the whole node that a drain sends away per second. Over: they wait.
+    pub drain_rate_per_s: u32,
+    /// From the begin of a drain to its end, whatever is left. Over: everybody is closed at once (counted).
+    pub drain_deadline_ms: u32,
+    /// From when backends are told that this node goes away to their end. Over: they are read no more, and end behind
+    /// their last answers.
+    pub drain_backends_ms: u32,
 }
 
 impl Limits {
@@ -174,6 +184,10 @@ impl Limits {
         presence_wait_ms: 1_000,
         interest_linger_ms: 10_000,
         read_bytes_per_turn_max: 256 * 1024,
+        drain_grace_ms: 5_000,
+        drain_rate_per_s: 1_000,
+        drain_deadline_ms: 300_000,
+        drain_backends_ms: 5_000,
     };
 }
 
@@ -195,4 +209,5 @@ const _: () = {
     assert!(d.outbox_bytes_max >= 4 * d.publication_bytes_max, "one publication must not fill an outbox");
     assert!(d.handshake_bytes_max <= d.read_bytes_per_turn_max);
     assert!(SHARDS_MAX < u16::MAX - 1, "two numbers are left for the control plane and the backplane");
+    assert!(d.drain_grace_ms as u64 + d.drain_backends_ms as u64 <= d.drain_deadline_ms as u64);
 };

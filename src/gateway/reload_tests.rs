@@ -10,6 +10,7 @@ use ringway_sys::Inbox;
 
 use super::*;
 use crate::control::MetricsHub;
+use crate::drain::DrainOrders;
 
 /// A node of two shards that nobody runs, and the file that configures it.
 struct Node {
@@ -34,7 +35,8 @@ impl Node {
         let config = Config::load_from(&args, std::iter::empty()).expect("is valid");
         let inboxes = (0..3).map(|_| Inbox::new(LANE_CAPACITY, 3).expect("a descriptor")).collect();
         let metrics = MetricsHub::new(2);
-        let shared = Arc::new(Shared { shards: 2, inboxes, metrics, stop: AtomicBool::new(false), stop_timeout_ms: 0 });
+        let (stop, drain) = (AtomicBool::new(false), DrainOrders::new(0));
+        let shared = Arc::new(Shared { shards: 2, inboxes, metrics, stop, stop_timeout_ms: 0, drain });
         let followed = Arc::new((Mutex::new(None), AtomicBool::new(false)));
         let told = Arc::clone(&followed);
         let follow = Box::new(move |config: &Config| {

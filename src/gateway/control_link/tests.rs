@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 
 use super::*;
 use crate::control::{MetricsHub, Reloaded};
+use crate::drain::DrainOrders;
 
 const SHARDS: u16 = 3;
 const EPOCH: Epoch = Epoch { boot: 1, creation: 2 };
@@ -40,6 +41,7 @@ fn link(capacity_batches: usize) -> Link {
         metrics: MetricsHub::new(SHARDS as usize),
         stop: AtomicBool::new(false),
         stop_timeout_ms: 0,
+        drain: DrainOrders::new(SHARDS as usize),
     };
     let parts = LinkParts { namespaces: namespaces(PayloadKind::Bytes), hooks: Box::new(TestHooks) };
     Link::new(Arc::new(shared), CoreId(SHARDS), parts)

@@ -441,3 +441,25 @@ fn the_description_is_served() {
     assert_eq!(document["openapi"], "3.1.0");
     assert_eq!(document["components"]["schemas"]["HistoryRequest"]["properties"]["limit"]["maximum"], 10);
 }
+
+#[test]
+fn a_drain_begins_with_the_key_alone_and_no_batch_can_hold_one() {
+    let server = server();
+    server.ready.set(Phase::Ready);
+    let ready = || server.get("/ready").0;
+    let told = |head: &str, body: &str| server.request(&format!("{head} HTTP/1.1\r\nX-API-Key: key"), body);
+    assert_eq!(server.get("/api/drain").0, 401);
+    assert_eq!(server.request("POST /api/drain HTTP/1.1", "{}").0, 401);
+    let batch = json!({ "commands": [{ "drain": {} }] });
+    assert_eq!(error_code(&server, "batch", &batch), 107);
+    assert_eq!(error_code(&server, "drain", &json!([])), 107);
+    let asked: Value = serde_json::from_str(&told("GET /api/drain", "").2).expect("is JSON");
+    assert_eq!((&asked["result"]["state"], ready()), (&json!("serving"), 200), "{asked}");
+    let mut numbers = Metrics::new();
+    numbers.set(Metric::ConnectionsOpen, 5);
+    server.metrics.publish(1, &numbers);
+    let begun = answer(&server, "drain", &json!({}));
+    let result = &begun["result"];
+    assert_eq!((&result["state"], &result["clients_at_start"], ready()), (&json!("grace"), &json!(5), 503), "{begun}");
+    assert!(server.get("/metrics").2.contains("ringway_api_calls_total{method=\"drain\",result=\"ok\"} 2\n"));
+}
