@@ -21,6 +21,8 @@ pub struct Connection {
     pub port: Port,
     /// Compressed messages wait in `partial` for their turn to be inflated; nothing more is read until then.
     pub inflating: bool,
+    /// It is to leave when its requests are answered, and is read no more.
+    pub leaving: bool,
     /// What it is at the moment.
     pub phase: Phase,
     /// What waits to be written.
@@ -77,6 +79,7 @@ impl Connection {
         Connection {
             port,
             inflating: false,
+            leaving: false,
             phase,
             outbox: Queue::EMPTY,
             partial: None,

@@ -56,11 +56,11 @@ pub const fn refusal_metric(refusal: UpgradeRefusal) -> Metric {
         UpgradeRefusal::NotFound => Metric::HandshakeRefusedPath,
         UpgradeRefusal::Forbidden => Metric::HandshakeRefusedOrigin,
         UpgradeRefusal::HeadTooLarge => Metric::HandshakeRefusedSize,
+        UpgradeRefusal::Unavailable => Metric::HandshakeRefusedDraining,
         UpgradeRefusal::BadRequest(_)
         | UpgradeRefusal::MethodNotAllowed
         | UpgradeRefusal::UpgradeRequired
-        | UpgradeRefusal::TooManyRequests
-        | UpgradeRefusal::Unavailable => Metric::HandshakeRefusedRequest,
+        | UpgradeRefusal::TooManyRequests => Metric::HandshakeRefusedRequest,
     }
 }
 

@@ -110,6 +110,16 @@ pub struct Limits {
     pub fanout_backlog_bytes_max: u32,
     /// Bytes read from one connection in one turn; then it waits on the ready list.
     pub read_bytes_per_turn_max: u32,
+    /// From the begin of a drain, when readiness fails, to the first client that is sent away: time for load balancers to
+    /// notice. Then the client listeners close.
+    pub drain_grace_ms: u32,
+    /// Clients of the whole node that a drain sends away per second. Over: they wait.
+    pub drain_rate_per_s: u32,
+    /// From the begin of a drain to its end, whatever is left. Over: everybody is closed at once (counted).
+    pub drain_deadline_ms: u32,
+    /// From when backends are told that this node goes away to their end. Over: they are read no more, and end behind
+    /// their last answers.
+    pub drain_backends_ms: u32,
 }
 
 impl Limits {
@@ -162,6 +172,10 @@ impl Limits {
         fanout_deliveries_per_turn_max: 512,
         fanout_backlog_bytes_max: 64 * 1024 * 1024,
         read_bytes_per_turn_max: 256 * 1024,
+        drain_grace_ms: 5_000,
+        drain_rate_per_s: 1_000,
+        drain_deadline_ms: 300_000,
+        drain_backends_ms: 5_000,
     };
 }
 
@@ -182,5 +196,6 @@ const _: () = {
     assert!(d.publication_bytes_max <= d.message_bytes_max);
     assert!(d.outbox_bytes_max >= 4 * d.publication_bytes_max, "one publication must not fill an outbox");
     assert!(d.handshake_bytes_max <= d.read_bytes_per_turn_max);
+    assert!(d.drain_grace_ms as u64 + d.drain_backends_ms as u64 <= d.drain_deadline_ms as u64);
     assert!(SHARDS_MAX < u16::MAX, "one number is left for the control plane");
 };

@@ -52,6 +52,7 @@ metrics! {
     HandshakeRefusedPath = Counter "ringway_handshakes_refused_total" "reason=\"path\"" "Upgrade requests for a path that is not served (404).";
     HandshakeRefusedOrigin = Counter "ringway_handshakes_refused_total" "reason=\"origin\"" "Upgrade requests from an origin that is not allowed (403).";
     HandshakeRefusedSize = Counter "ringway_handshakes_refused_total" "reason=\"size\"" "Upgrade requests over handshake_bytes_max (431).";
+    HandshakeRefusedDraining = Counter "ringway_handshakes_refused_total" "reason=\"draining\"" "Upgrade requests that came while clients leave (503). Load balancers that send some have not noticed that /ready fails.";
     HandshakeTimeout = Counter "ringway_handshakes_refused_total" "reason=\"timeout\"" "Connections that did not finish their upgrade or hello within handshake_timeout_ms.";
     AcceptPaused = Counter "ringway_accept_paused_total" "" "Times a shard stopped accepting because all its connection slots were taken.";
     MessagesReceived = Counter "ringway_client_messages_received_total" "" "WebSocket data messages received from clients.";
@@ -162,6 +163,10 @@ metrics! {
     CqOverflows = Counter "ringway_ring_cq_overflows_total" "" "Turns that found the completion queue overflowed; multishots were re-armed.";
     MultishotRearms = Counter "ringway_ring_multishot_rearms_total" "" "Accept and poll multishots that ended and were armed again.";
     LateCompletions = Counter "ringway_ring_late_completions_total" "" "Completions for a connection slot that had been reused.";
+    DrainState = Gauge "ringway_drain_state" "" "0: serving. 1: draining, in the grace in which load balancers notice. 2: clients leave.";
+    DrainLeft = Gauge "ringway_drain_clients_left" "" "Clients that a drain has not told to leave yet. Those who left by themselves are in it until their turn.";
+    DrainPaced = Counter "ringway_drain_clients_total" "how=\"paced\"" "Clients that a drain has sent away at drain_rate_per_s (3001).";
+    DrainForced = Counter "ringway_drain_clients_total" "how=\"forced\"" "Clients that were closed all at once (3001): drain_deadline_ms was over, or a second signal hurried it. They come back all at once.";
     AcceptDropped = Counter "ringway_accept_dropped_total" "" "Connections that were accepted while the last slot was being taken, and closed at once.";
     AcceptErrors = Counter "ringway_accept_errors_total" "" "Accepts that failed (out of descriptors or memory, mostly).";
     EngineNotes = Counter "ringway_notes_total" "" "Rare facts worth a log line.";

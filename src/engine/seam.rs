@@ -9,6 +9,7 @@ use ringway_wire::ingest::EventKinds;
 
 use crate::ids::{ConnId, CoreId};
 use crate::lane_message::LaneMessage;
+pub use crate::shard::drain::DrainOrder;
 
 /// Which port a connection came in on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +69,12 @@ pub enum Input<'a> {
         /// Who dropped.
         from: CoreId,
     },
-    /// Close every client with this node's shutdown code and take no more.
+    /// This node is to be left: after a grace, clients are sent away paced, the most idle first. A second one changes the
+    /// pace. Its end is when no connection is left; its bound is `drain_deadline_ms`.
+    Drain(DrainOrder),
+    /// No client is left, and backends have heard of it: they are to leave too.
+    DrainBackends,
+    /// Close every client with this node's shutdown code at once and take no more.
     Shutdown,
 }
 

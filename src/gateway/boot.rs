@@ -29,6 +29,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::control::{self, ControlOptions, ControlState, Hooks, MetricsHub, Phase, Readiness, Reloaded};
 use crate::control_link::{self, LinkParts};
+use crate::drain::{Drain, DrainOrders};
 use crate::log;
 use crate::reload::Reloader;
 use crate::shard_loop::{ShardLoop, ShardParts, Shared};
@@ -82,6 +83,7 @@ fn start(mut config: Config) -> Result<(), Refusal> {
         metrics: MetricsHub::new(shards),
         stop: AtomicBool::new(false),
         stop_timeout_ms: STOP_TIMEOUT_MS,
+        drain: DrainOrders::new(shards),
     });
     let config = Arc::new(config);
     // Its threads wake shards and the control plane, so they share the table of main.
@@ -308,7 +310,7 @@ fn pin(core: CoreId) {
     }
 }
 
-/// Serves the control port on this thread until a signal.
+/// Serves the control port on this thread until the process is to end.
 fn serve_control(config: &Config, shared: &Arc<Shared>, auth: &Arc<Auth>, started: &Started) -> Result<(), Refusal> {
     let listener = std::net::TcpListener::bind(config.control.listen).map_err(|error| Refusal {
         text: format!("cannot listen on the control port {}: {error}", config.control.listen),
@@ -331,17 +333,19 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, auth: &Arc<Auth>, starte
         namespaces: Arc::new(config.namespaces.clone()),
         hooks: Box::new(NodeHooks { reloader: Arc::clone(&reloader), auth: Arc::clone(auth) }),
     };
+    let drain = Drain::new(&config.engine, Arc::clone(&shared.metrics), Arc::clone(&ready));
     let state = ControlState {
         listener,
         metrics: Arc::clone(&shared.metrics),
         calls,
         ready: Arc::clone(&ready),
+        drain: Arc::clone(&drain),
         options: ControlOptions::new(config, started.client.port()),
     };
     let served = runtime
         .block_on(async {
             // Before "ready" is said: from then on a signal means what it should.
-            let (stop, hangups) = (shutdown::signal()?, shutdown::hangups()?);
+            let (signals, hangups) = (shutdown::Signals::watch()?, shutdown::hangups()?);
             ready.set(Phase::Ready);
             announce(config, started, control);
             // Ends with the runtime.
@@ -350,8 +354,8 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, auth: &Arc<Auth>, starte
                 result = control::serve(state) => result,
                 result = control_link::serve(Arc::clone(shared), parts, received) => result,
                 never = reloader.serve(hangups) => match never {},
-                name = stop => {
-                    log::info("boot", "stopping", &[("signal", &name)]);
+                why = shutdown::until_stopped(signals, &drain, shared, config.drain_on_sigterm) => {
+                    log::info("boot", "stopping", &[("why", &why)]);
                     ready.set(Phase::Draining);
                     Ok(())
                 }

@@ -1,7 +1,7 @@
 //! The command line.
 //!
 //! In: the process's arguments. Out: [`Todo`]: either a validated configuration to run with, or an exit code after a
-//! command that is done (`check`, `config`, `version`).
+//! command that is done (`check`, `drain`, `config`, `version`).
 //! Invariant: the exit codes below are a contract with units and scripts.
 
 use std::io::Write as _;
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::Config;
+use crate::drain_command::{self, DrainArgs};
 use crate::pages;
 
 /// The process did what it was asked for.
@@ -26,10 +27,10 @@ pub const EXIT_CONFIG: u8 = 78;
 
 const EXIT_CODES_HELP: &str = "\
 Exit codes:
-  0   done, or stopped by SIGTERM or SIGINT after a clean shutdown
+  0   done, or stopped by SIGTERM or SIGINT after a clean shutdown, or drained
   1   failed while running
   2   the command line makes no sense
-  69  the host refuses: port held by another instance, kernel feature missing
+  69  the host refuses: port held by another instance, kernel feature missing; drain: no node there
   78  the configuration is not valid (nothing was started)
 
 Every key of the configuration can also be set by the environment: client.listen is RINGWAY_CLIENT__LISTEN.
@@ -55,6 +56,8 @@ pub enum Command {
     Run(RunArgs),
     /// Validates the configuration that a run with the same flags would use, and exits
     Check(RunArgs),
+    /// Makes a running node leave: clients go paced, then backends, then its process; waits for that
+    Drain(DrainArgs),
     /// Prints the default configuration file, every key with its meaning
     Config,
     /// Prints the version
@@ -105,7 +108,7 @@ impl Cli {
     /// The flags that decide the configuration, wherever they stand.
     pub const fn run_args(&self) -> &RunArgs {
         match &self.command {
-            Some(Command::Run(args) | Command::Check(args)) => args,
+            Some(Command::Run(args) | Command::Check(args) | Command::Drain(DrainArgs { node: args, .. })) => args,
             _ => &self.run,
         }
     }
@@ -118,6 +121,10 @@ impl Cli {
                 Err(error) => Todo::Exit(refuse(&error.to_string(), EXIT_CONFIG)),
             },
             Some(Command::Check(_)) => Todo::Exit(self.check()),
+            Some(Command::Drain(args)) => Todo::Exit(match Config::load(self) {
+                Ok(config) => drain_command::run(args, &config),
+                Err(error) => refuse(&error.to_string(), EXIT_CONFIG),
+            }),
             Some(Command::Config) => Todo::Exit(print(&pages::default_file())),
             Some(Command::Version) => Todo::Exit(print(concat!("ringway ", env!("CARGO_PKG_VERSION"), "\n"))),
             Some(Command::GenerateDocs { dir }) => Todo::Exit(match write_pages(dir) {
@@ -185,7 +192,7 @@ mod tests {
 
     #[test]
     fn flags_mean_the_same_with_and_without_run() {
-        for words in [&[][..], &["run"][..], &["check"][..]] {
+        for words in [&[][..], &["run"][..], &["check"][..], &["drain"][..]] {
             let mut args = words.to_vec();
             args.extend(["--config", "f.toml", "--dev", "--shards", "3", "--set", "a=b", "--set", "c=d", "--takeover"]);
             let cli = parse(&args).expect("parses");

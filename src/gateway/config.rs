@@ -36,6 +36,8 @@ pub struct Config {
     pub pin_shards: bool,
     /// Whether to start beside an instance that holds the client port.
     pub takeover: bool,
+    /// Whether SIGTERM drains.
+    pub drain_on_sigterm: bool,
     /// The client port. Its path and admission stand in `access`.
     pub client: ClientConfig,
     /// The control plane.
@@ -193,6 +195,7 @@ pub struct Settings {
     pub completion_entries: u32,
     pub send_mode: SendMode,
     pub lane_capacity_batches: u32,
+    pub drain_on_sigterm: bool,
     pub log_level: Level,
     pub limits: Limits,
     pub namespace: Namespace,
@@ -239,6 +242,7 @@ impl Default for Settings {
             completion_entries: 16 * 1024,
             send_mode: SendMode::Ring,
             lane_capacity_batches: 1024,
+            drain_on_sigterm: true,
             log_level: Level::Info,
             limits: Limits::DEFAULT,
             namespace: Namespace::closed(""),
@@ -260,6 +264,7 @@ impl Settings {
             uni_websocket_path: "/connection/uni_websocket".into(),
             deflate: true,
             personal_channel: true,
+            drain_on_sigterm: false,
             api_key: "dev".into(),
             demo: true,
             ingest_tokens: vec!["dev".into()],
@@ -425,6 +430,7 @@ impl Settings {
             shards: if self.shards == 0 { cores() } else { self.shards },
             pin_shards: self.pin_shards,
             takeover: self.takeover,
+            drain_on_sigterm: self.drain_on_sigterm,
             client: ClientConfig {
                 listen: self.client_listen,
                 backlog: self.backlog,

@@ -69,6 +69,14 @@ pub const RELATIONS: &[Relation] = &[
         holds: |s| s.limits.ping_interval_ms == 0 || s.limits.pong_timeout_ms < s.limits.ping_interval_ms,
     },
     Relation {
+        key: "limits.drain_deadline_ms",
+        text: "limits.drain_deadline_ms must be at least limits.drain_grace_ms and limits.drain_backends_ms together: clients leave between the two",
+        holds: |s| {
+            let apart = u64::from(s.limits.drain_grace_ms) + u64::from(s.limits.drain_backends_ms);
+            u64::from(s.limits.drain_deadline_ms) >= apart
+        },
+    },
+    Relation {
         key: "ring.submission_entries",
         text: "ring.submission_entries must be a power of two",
         holds: |s| s.submission_entries.is_power_of_two(),

@@ -285,6 +285,10 @@ rows! { PROCESS_ROWS: Settings, "Rows of the process, its listeners and its ring
         "Batches that the queue from one shard to another holds. Full: the sender keeps them in its own spill queue.";
         "Memory per place and pair of shards, whether used or not.";
         "Raise it when ringway_lane_full_total grows while ringway_loop_sleeps_total does too.";
+    "drain.on_sigterm" => flag!(drain_on_sigterm);
+        "Whether SIGTERM drains the node: clients leave paced, see limits.drain_*. Otherwise, and on a second signal, and on SIGINT, all are closed at once.";
+        "The process takes as long to end as its clients take to leave: the supervisor must wait for limits.drain_deadline_ms and 10 s more.";
+        "Switch it off where a restart may let all clients come back at once.";
 }
 
 rows! { LOG_ROWS: Settings, restart: false, "Rows of the log.";
@@ -478,6 +482,22 @@ limits! {
     read_bytes_per_turn_max, "bytes" 4_096..=16_777_216;
         "Bytes read from one connection in one turn; then it waits on the ready list.";
         "Larger: more throughput of one sender, less fairness.";
+        "Seldom.";
+    drain_grace_ms, "ms" 0..=600_000;
+        "From the begin of a drain, when /ready fails, to the first client that is sent away. Then the client port closes.";
+        "Newcomers are still served meanwhile.";
+        "Above the time that load balancers need to take a failing node out: interval times failures of their health check.";
+    drain_rate_per_s, "clients" 1..=10_000_000;
+        "Clients of the whole node that a drain sends away per second, the most idle first; each shard has its part.";
+        "Others have to take so many connects per second; the drain takes clients divided by this.";
+        "Below what the other nodes, and whoever checks tokens for them, can admit.";
+    drain_deadline_ms, "ms" 0..=86_400_000;
+        "From the begin of a drain to its end. Over: everybody who is left is closed at once, counted in ringway_drain_clients_total.";
+        "Bounds how long a restart takes.";
+        "Above clients divided by limits.drain_rate_per_s, and below what the supervisor waits before it kills.";
+    drain_backends_ms, "ms" 0..=600_000;
+        "From when backends on the ingest port are told that the node goes away, behind the last client, to their end. Over: they are read no more, and end behind their last answers.";
+        "None: backends that understand it leave as soon as all they sent is answered.";
         "Seldom.";
 }
 

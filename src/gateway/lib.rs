@@ -3,7 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `shard_loop`, `places` | the loop of one shard and its sockets: read this first |
-//! | `boot`, `shutdown` | from configuration to a running node and back |
+//! | `boot`, `shutdown`, `drain` | from configuration to a running node and back |
 //! | `control`, `control_link` | HTTP on a thread of its own, and its way to the shards |
 //! | `auth` | tokens: keys, verification, revocation |
 //! | `config*`, `cli`, `pages` | one table of keys: file, environment, flags, reference pages |
@@ -22,6 +22,8 @@ pub mod config_source;
 pub mod config_table;
 pub mod control;
 pub mod control_link;
+pub mod drain;
+pub mod drain_command;
 pub mod log;
 mod notes;
 pub mod pages;

@@ -27,6 +27,12 @@ impl Secret {
         !self.0.is_empty() && bool::from(self.0.ct_eq(given))
     }
 
+    /// The secret itself, for who presents it elsewhere. None when it is no text that a header can carry.
+    pub fn as_header(&self) -> Option<&str> {
+        let text = std::str::from_utf8(&self.0).ok()?;
+        (!text.contains(|c: char| c.is_control())).then_some(text)
+    }
+
     /// Whether both are the same secret, or both unset.
     pub fn same(&self, other: &Secret) -> bool {
         bool::from(self.0.ct_eq(&other.0))

@@ -28,6 +28,7 @@ use ringway_sys::{Completion, Errno, Inbox, ListenOptions, Listener, Op, Ring, S
 use crate::clock;
 use crate::config::SendMode;
 use crate::control::MetricsHub;
+use crate::drain::DrainOrders;
 use crate::notes;
 use crate::places::{Completed, Places};
 
@@ -58,6 +59,8 @@ pub struct Shared {
     pub stop: AtomicBool,
     /// How long clients may take to answer our Close when the process ends.
     pub stop_timeout_ms: u64,
+    /// How far the shards are to have drained.
+    pub drain: DrainOrders,
 }
 
 /// One shard's kernel side.
@@ -86,6 +89,7 @@ pub struct ShardLoop {
     /// Some ready connection can be read at once.
     reads_wait: bool,
     stopping_since_ms: Option<u64>,
+    drain_step: u8,
 }
 
 struct Listening {
@@ -151,6 +155,7 @@ impl ShardLoop {
             lanes_wait: false,
             reads_wait: false,
             stopping_since_ms: None,
+            drain_step: 0,
         })
     }
 
@@ -187,6 +192,7 @@ impl ShardLoop {
         self.accept();
         self.look_at_ready();
         self.publish_metrics();
+        self.drain_if_told();
         self.stop_if_told();
         Ok(())
     }
@@ -216,7 +222,16 @@ impl ShardLoop {
         if self.stopping_since_ms.is_some() {
             return;
         }
+        for index in 0..self.listeners.len() {
+            // Refused connects are tried again elsewhere by load balancers; an answer would not be.
+            if self.listeners[index].listener.is_some() && !self.shard.takes_newcomers(self.listeners[index].port) {
+                self.stop_accept(index);
+            }
+        }
         for (index, listening) in self.listeners.iter_mut().enumerate() {
+            if !self.shard.takes_newcomers(listening.port) {
+                continue;
+            }
             let room = match listening.listener {
                 Some(_) => !self.shard.is_full(listening.port),
                 None => self.shard.has_room(listening.port),
@@ -538,6 +553,12 @@ impl ShardLoop {
         self.shared.metrics.publish(self.core.0 as usize, metrics);
         self.completions.shrink_to(KEPT_PLACES);
         self.ready.shrink_to(KEPT_PLACES);
+    }
+
+    fn drain_if_told(&mut self) {
+        while let Some(input) = self.shared.drain.next(self.core, &mut self.drain_step) {
+            self.shard.handle(input);
+        }
     }
 
     fn stop_if_told(&mut self) {

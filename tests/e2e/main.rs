@@ -7,9 +7,11 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and start real threads")]
 
 mod bad_input;
+mod drain;
 mod first_light;
 mod lane_order;
 mod limits;
+mod load_balancers;
 mod loop_edges;
 mod many_shards;
 mod partial_frames;

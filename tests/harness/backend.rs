@@ -2,6 +2,7 @@
 //!
 //! In: publishes. Out: their acknowledgements; a publish that is refused fails the test.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ringway_ingest::{Ack, Client, Config, Options, PublishHandle};
@@ -33,6 +34,14 @@ impl Backend {
         config.name = "tests".to_owned();
         config.connect_timeout = Duration::from_secs(10);
         Backend(Client::connect(config).unwrap_or_else(|error| panic!("connect to the ingest port: {error}")))
+    }
+
+    /// Connects to the first of several nodes; when that goes, to the next.
+    pub fn connect_to(addresses: &[SocketAddr]) -> Backend {
+        let mut config = Config::new("", DEV_TOKEN);
+        config.addresses = addresses.iter().map(ToString::to_string).collect();
+        config.connect_timeout = Duration::from_secs(10);
+        Backend(Client::connect(config).unwrap_or_else(|error| panic!("connect to {addresses:?}: {error}")))
     }
 
     /// Publishes JSON; waits while the client's buffer is full, not for the acknowledgement.

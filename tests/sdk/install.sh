@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need: Node, Python's venv, Chromium, curl and shellcheck from Debian when they are missing, the
+# Installs what the tests need: Node, Python's venv, Chromium, curl, shellcheck, HAProxy and nginx from Debian when they are missing, the
 # published SDKs from npm into node_modules and from PyPI into .venv. Quick when everything is there.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -32,11 +32,15 @@ venv_works || packages+=(python3 python3-venv)
 [ -n "${CHROMIUM:-}" ] || command -v chromium >/dev/null || packages+=(chromium)
 command -v curl >/dev/null || packages+=(curl)
 command -v shellcheck >/dev/null || packages+=(shellcheck)
+# Neither is to run as a service for this; their programs may stand where only root's PATH looks.
+for program in haproxy nginx; do
+    command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || packages+=("$program")
+done
 if [ ${#packages[@]} -gt 0 ]; then
     say "from Debian: ${packages[*]}"
     command -v apt-get >/dev/null || { say "no apt-get here; install by hand: ${packages[*]}" >&2; exit 1; }
     as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+    as_root env DEBIAN_FRONTEND=noninteractive RUNLEVEL=1 apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
 fi
 node_is_new_enough || { say "Node 18 or newer is needed, found $(node --version 2>/dev/null || echo none)" >&2; exit 1; }
 

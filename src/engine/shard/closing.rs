@@ -266,15 +266,6 @@ impl Shard {
         self.metrics.sub(open, 1);
     }
 
-    pub(super) fn shutdown(&mut self) {
-        self.shutting_down = true;
-        for slot in 0..self.connections.slots() {
-            if let Some((generation, _)) = self.connections.at(slot) {
-                self.close(ConnId { slot, generation }, CloseReason::Shutdown);
-            }
-        }
-    }
-
     /// Whether nothing more is to be sent to this connection.
     pub(super) fn is_closing(&self, conn: ConnId) -> bool {
         self.connections

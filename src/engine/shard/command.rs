@@ -19,6 +19,9 @@ use crate::session::{AskWhat, Decision, Session};
 impl Shard {
     pub(super) fn command(&mut self, conn: ConnId, form: Form, command: &Command<'_>) {
         self.metrics.add(Metric::CommandsReceived, 1);
+        if command.request != Request::Pong {
+            self.used(conn);
+        }
         let Some(session) = self.session(conn) else { return };
         let subscribed = |channel: &str| {
             let index = self.fanouts.find(channel).and_then(|local| session.subscription(local));

@@ -24,6 +24,8 @@ struct Deliver<'a> {
     overflowed: &'a mut Vec<u32>,
     losses: &'a mut Losses,
     outbox_bytes_max: usize,
+    /// Now.
+    tick: u32,
     /// Publications so far.
     delivered: u64,
 }
@@ -32,6 +34,7 @@ impl Deliver<'_> {
     #[inline]
     fn take(&mut self, slot: u32, delivery: &Delivery<'_>) -> Taken {
         let Some(connection) = self.connections.at_mut(slot) else { return Taken::Yes };
+        connection.outbox.used_tick = self.tick;
         let wanted = connection.outbox.bytes() as usize + delivery.bytes;
         if delivery.lossy.is_some() || wanted > self.outbox_bytes_max / 2 {
             return self.take_with_care(slot, delivery);
@@ -83,6 +86,7 @@ impl Shard {
         if !self.fanouts.has_work() {
             return;
         }
+        let tick = self.used_tick();
         let mut deliver = Deliver {
             connections: &mut self.connections,
             outboxes: &mut self.outboxes,
@@ -90,6 +94,7 @@ impl Shard {
             overflowed: &mut self.overflowed,
             losses: &mut self.losses,
             outbox_bytes_max: self.options.limits.outbox_bytes_max as usize,
+            tick,
             delivered: 0,
         };
         let budget = self.options.limits.fanout_deliveries_per_turn_max;

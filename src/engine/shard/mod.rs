@@ -20,6 +20,7 @@
 //! | `owned` | what these ask of an owner |
 //! | `timers` | deadlines that have come, upkeep |
 //! | `closing` | every way in which a connection ends |
+//! | `drain` | sending everybody away, paced |
 //! | `slow` | what is dropped for connections that read too slowly |
 //! | `writing` | what outboxes give to the driver to write |
 
@@ -29,6 +30,7 @@ mod closing;
 mod command;
 mod connect;
 mod deliver;
+pub mod drain;
 mod epoch_text;
 mod events;
 mod inflating;
@@ -62,7 +64,7 @@ use crate::ids::{ConnId, CoreId};
 use crate::ingest_session::IngestSession;
 use crate::lane_message::LaneKind;
 use crate::lanes::{LanesOut, Said};
-use crate::limits::Limits;
+use crate::limits::{Limits, TICK_MS};
 use crate::metrics::{Metric, Metrics};
 use crate::options::Options;
 use crate::outbox::Outboxes;
@@ -76,6 +78,7 @@ use crate::session::Stage;
 use crate::slots::Slots;
 use crate::timers::Timers;
 use crate::users::{LocalUsers, UserCores};
+use drain::Drain;
 use inflating::Inflating;
 use slow::Losses;
 use writing::{ToWrite, list};
@@ -132,6 +135,7 @@ pub struct Shard {
     swept_ms: u64,
     /// Until then an answer may be missing because this shard was late, not the peer.
     late_until_ms: u64,
+    drain: Drain,
     shutting_down: bool,
 }
 
@@ -185,6 +189,7 @@ impl Shard {
             now_ms,
             swept_ms: now_ms,
             late_until_ms: 0,
+            drain: Drain::default(),
             shutting_down: false,
             options,
         }
@@ -217,7 +222,9 @@ impl Shard {
                 Phase::Ingest { session: IngestSession::default().into(), peer: accepted.peer }
             }
         };
-        let (slot, generation) = self.connections.insert(Connection::new(accepted.port, phase));
+        let mut connection = Connection::new(accepted.port, phase);
+        connection.outbox.used_tick = self.used_tick();
+        let (slot, generation) = self.connections.insert(connection);
         self.timers.arm(slot, self.now_ms + self.options.limits.handshake_timeout_ms as u64);
         Some(ConnId { slot, generation })
     }
@@ -253,6 +260,7 @@ impl Shard {
             return false;
         }
         match &connection.phase {
+            Phase::Client(_) | Phase::Ingest { .. } if connection.leaving => false,
             Phase::Client(session) => {
                 session.stage != Stage::Opening
                     && session.in_flight < self.options.limits.requests_in_flight_per_connection_max
@@ -289,6 +297,8 @@ impl Shard {
             Input::Closed { conn } => self.closed(conn),
             Input::Lane { message } => self.lane(message),
             Input::LaneLost { from } => self.lane_lost(from),
+            Input::Drain(order) => self.begin_drain(order),
+            Input::DrainBackends => self.drain_backends(),
             Input::Shutdown => self.shutdown(),
         }
     }
@@ -304,6 +314,7 @@ impl Shard {
         self.go_on_listing();
         self.take_own_messages();
         self.write_acknowledgements();
+        self.go_on_draining();
     }
 
     fn take_own_messages(&mut self) {
@@ -360,6 +371,19 @@ impl Shard {
     /// Milliseconds until a deadline could have come.
     pub fn next_tick_in_ms(&self) -> u64 {
         Timers::next_tick_in_ms(self.now_ms)
+    }
+
+    /// Now, as connections remember their last traffic; a clock that starts at 0 reaches 17 years.
+    const fn used_tick(&self) -> u32 {
+        (self.now_ms / TICK_MS) as u32
+    }
+
+    /// A client has sent or is sent something other than pings and pongs.
+    fn used(&mut self, conn: ConnId) {
+        let tick = self.used_tick();
+        if let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) {
+            connection.outbox.used_tick = tick;
+        }
     }
 
     /// The core that owns a channel.
@@ -443,6 +467,7 @@ impl Shard {
         write_server_header(&mut self.frame, opcode(form), message.len());
         self.frame.extend_from_slice(message);
         let frame = Frame::from_bytes(&self.frame);
+        self.used(conn);
         self.send(conn, frame);
     }
 

@@ -23,6 +23,7 @@ use crate::ids::ConnId;
 use crate::metrics::Metric;
 use crate::outbox::Outboxes;
 use crate::publication::opcode;
+use crate::seam::Port;
 use crate::session::{Session, Stage};
 
 /// Unused bytes that the buffer of an incomplete frame may keep.
@@ -172,7 +173,11 @@ impl Shard {
             return 0;
         };
         let decided = upgrade::parse_request(&bytes[..end])
-            .and_then(|request| handshake::decide(&request, &self.options.access).map(|purpose| (request, purpose)));
+            .and_then(|request| handshake::decide(&request, &self.options.access).map(|purpose| (request, purpose)))
+            .and_then(|decided| {
+                let open = self.takes_newcomers(Port::Client);
+                if open { Ok(decided) } else { Err(UpgradeRefusal::Unavailable) }
+            });
         let (request, purpose) = match decided {
             Ok(decided) => decided,
             Err(refusal) => {

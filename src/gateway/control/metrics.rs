@@ -61,6 +61,11 @@ impl MetricsHub {
         }
     }
 
+    /// One row of one shard; 0 for a shard that does not exist.
+    pub fn of(&self, shard: usize, metric: metrics::Metric) -> u64 {
+        self.shards.get(shard).map_or(0, |numbers| numbers.values[metric as usize].load(Ordering::Relaxed))
+    }
+
     /// Sum of one row over all shards.
     pub fn total(&self, metric: metrics::Metric) -> u64 {
         self.shards.iter().map(|s| s.values[metric as usize].load(Ordering::Relaxed)).fold(0, u64::wrapping_add)

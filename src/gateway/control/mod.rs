@@ -25,6 +25,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::config::{ApiLimits, Config, Secret};
+use crate::drain::Drain;
 
 pub mod api;
 pub mod call;
@@ -134,6 +135,8 @@ pub struct ControlState {
     pub calls: CallSender,
     /// What `/ready` answers.
     pub ready: Arc<Readiness>,
+    /// What `/api/drain` begins and tells.
+    pub drain: Arc<Drain>,
     /// From the configuration.
     pub options: ControlOptions,
 }
@@ -143,6 +146,7 @@ struct Plane {
     metrics: Arc<MetricsHub>,
     calls: CallSender,
     ready: Arc<Readiness>,
+    drain: Arc<Drain>,
     options: ControlOptions,
     api_results: api::ApiResults,
     identity: api::NodeIdentity,
@@ -167,6 +171,7 @@ pub async fn serve_until(state: ControlState, stop: impl Future<Output = ()> + S
         metrics: state.metrics,
         calls: state.calls,
         ready: state.ready,
+        drain: state.drain,
         options: state.options,
         api_results: api::ApiResults::default(),
         identity,

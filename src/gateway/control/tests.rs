@@ -6,6 +6,7 @@ use std::thread::{self, JoinHandle};
 
 use ringway_engine::ids::Epoch;
 use ringway_engine::lane_message::{Position, PublishError};
+use ringway_engine::limits::Limits;
 use ringway_engine::metrics::{Metric, Metrics};
 use ringway_sys::thread::spawn_named;
 use ringway_wire::ingest::PayloadKind;
@@ -55,7 +56,9 @@ impl Server {
         let (metrics, ready) = (MetricsHub::new(2), Readiness::new());
         let (calls, mut pump) = mpsc::channel(queue);
         let (stop, stopped) = oneshot::channel();
-        let state = ControlState { listener, metrics: Arc::clone(&metrics), calls, ready: Arc::clone(&ready), options };
+        let drain = Drain::new(&Limits::DEFAULT, Arc::clone(&metrics), Arc::clone(&ready));
+        let (metrics_of, ready_of) = (Arc::clone(&metrics), Arc::clone(&ready));
+        let state = ControlState { listener, metrics: metrics_of, calls, ready: ready_of, drain, options };
         let thread = spawn_named("control-test", move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let pump = async {

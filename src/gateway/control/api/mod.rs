@@ -10,6 +10,7 @@
 //! | `methods` | the table of methods: read this first |
 //! | `publish`, `user`, `channel`, `node` | requests and results of the methods |
 //! | `batch` | several commands in one request |
+//! | `drain` | beginning a drain, and how far it is |
 //! | `ask` | sending to the shards and waiting |
 //! | `json`, `shape` | payloads and infos, as JSON or base64; what an object and a whole number is |
 //! | `error`, `results` | codes and statuses; counters |
@@ -35,6 +36,7 @@ use super::{ControlOptions, Plane, json};
 mod ask;
 mod batch;
 mod channel;
+mod drain;
 mod error;
 mod json;
 mod methods;
@@ -62,6 +64,7 @@ pub(super) fn routes(options: &ControlOptions) -> Router<Arc<Plane>> {
     let mut router = Router::new()
         .route("/api", post(single_endpoint))
         .route("/api/batch", post(batch))
+        .route("/api/drain", drain::route())
         .route("/api/openapi.json", get(move || async move { described(&document) }));
     for method in METHODS {
         let name = method.name;

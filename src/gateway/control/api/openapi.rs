@@ -8,9 +8,11 @@ use schemars::generate::{Contract, SchemaGenerator, SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::batch::{BatchRequest, BatchResult};
+use super::drain::DrainRequest;
 use super::error::{ApiError, MODE_HEADER};
 use super::methods::METHODS;
 use crate::config::ApiLimits;
+use crate::drain::Progress;
 
 const DESCRIPTION: &str = "What backends ask of the node. Requests and responses have the shapes of Centrifugo's HTTP \
 API, so its client libraries work. Unknown fields are ignored; fields that cannot be honoured are refused.\n\nAn error \
@@ -51,6 +53,18 @@ pub(super) fn document(limits: &ApiLimits) -> String {
     let success = results.subschema_for::<BatchResult>().to_value();
     let post = operation("batch", "batch", "Several commands in one request.", request, success);
     paths.insert("/api/batch".into(), json!({ "post": post }));
+
+    let request = requests.subschema_for::<DrainRequest>().to_value();
+    let result = results.subschema_for::<Progress>().to_value();
+    let success = json!({ "type": "object", "required": ["result"], "properties": { "result": result } });
+    let summary = "Leave: send clients away paced, then end the process.";
+    let post = operation("drain", "node", summary, request.clone(), success.clone());
+    let mut get = operation("drain", "node", "How far a drain is.", request, success);
+    if let Some(get) = get.as_object_mut() {
+        get.remove("requestBody");
+        get.insert("operationId".into(), "drain_progress".into());
+    }
+    paths.insert("/api/drain".into(), json!({ "post": post, "get": get }));
 
     let mut schemas = results.take_definitions(true);
     schemas.append(&mut requests.take_definitions(true));

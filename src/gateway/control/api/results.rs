@@ -40,7 +40,7 @@ pub const API_NAME: &str = "ringway_api_calls_total";
 pub const API_HELP: &str = "Calls of the server API over HTTP, by method and result.";
 
 /// Labels of `method` beside the methods themselves.
-const MORE: [&str; 3] = ["batch", "broadcast_publish", "unknown"];
+const MORE: [&str; 4] = ["batch", "broadcast_publish", "drain", "unknown"];
 
 /// Counts calls by method and result.
 #[derive(Debug)]
