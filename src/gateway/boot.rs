@@ -228,7 +228,7 @@ struct EndWithShard(CoreId);
 
 impl Drop for EndWithShard {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             log::error("boot", "a shard panicked", &[("shard", &self.0.0)]);
             std::process::exit(i32::from(EXIT_FAILURE));
         }

@@ -1,15 +1,16 @@
 //! HAProxy in front of the nodes.
 //!
-//! In: nodes. Out: one address for all clients. Invariants: who is ready is asked on each node's control port; a connection
-//! that a node does not take goes to another; connections that stand are left alone when a node stops being ready, since
-//! the node itself sends its clients away at its pace.
+//! In: nodes, `tuning/haproxy.cfg`. Out: one address for all clients. Invariant: a test runs the file that operators are
+//! given; only addresses, sizes and the times of its looks at the nodes are others.
 
 use std::fmt::Write as _;
 use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::node::Node;
 use super::process::{Managed, Workspace, port};
+use crate::server::root;
 
 /// Connections of one process: each takes two descriptors of the 20,000 that a process may have.
 const CONNECTIONS_MAX: u32 = 9_500;
@@ -38,7 +39,7 @@ impl HaProxy {
     fn spawn(&mut self, processes: usize) {
         for number in 0..processes {
             let name = format!("haproxy-{number}");
-            let mut process = Managed::start(&self.workspace, &name, Command::new("haproxy").args(&self.command));
+            let mut process = Managed::start(&self.workspace, &name, Command::new(program()).args(&self.command));
             let address = self.address;
             process.wait_until("takes connections", |_| TcpStream::connect(address).is_ok());
             self.processes.push(process);
@@ -53,19 +54,29 @@ impl HaProxy {
     }
 }
 
+/// `tuning/haproxy.cfg` with the test's addresses, and looks at the nodes so often that a test need not wait for them.
 fn configuration(address: SocketAddr, nodes: &[Node]) -> String {
-    let mut text = format!(
-        "global\n    maxconn {CONNECTIONS_MAX}\n    nbthread 1\n\n\
-         defaults\n    mode http\n    option redispatch\n    retries 3\n    \
-         # A node that refuses an upgrade has done nothing: another one may take it.\n    \
-         retry-on conn-failure empty-response 503\n    \
-         timeout connect 2s\n    timeout client 60s\n    timeout server 60s\n    timeout tunnel 1h\n    timeout queue 5s\n\n\
-         frontend clients\n    bind {address}\n    default_backend nodes\n\n\
-         backend nodes\n    balance leastconn\n    option httpchk GET /ready\n    http-check expect status 200\n    \
-         default-server inter 200ms fastinter 100ms fall 1 rise 1 observe layer4 on-error mark-down error-limit 3\n"
-    );
+    let example = std::fs::read_to_string(root().join("tuning/haproxy.cfg")).expect("tuning/haproxy.cfg");
+    let lines = example.lines().filter(|line| !line.trim_start().starts_with("server "));
+    let mut text = lines.collect::<Vec<_>>().join("\n");
+    text = replace(&text, "maxconn 50000", &format!("maxconn {CONNECTIONS_MAX}\n    nbthread 1"));
+    text = replace(&text, "bind :8000\n", &format!("bind {address}\n"));
+    text = replace(&text, "check port 8001 inter 1s fall 2 rise 2 slowstart 30s", "check inter 100ms fall 2 rise 1");
+    text.push('\n');
     for node in nodes {
-        let _ = writeln!(text, "    server {} {} check port {}", node.name, node.client, node.control.port());
+        let _ = writeln!(text, "    server {} {} port {}", node.name, node.client, node.control.port());
     }
     text
+}
+
+/// Replaces what must be there once.
+fn replace(text: &str, from: &str, to: &str) -> String {
+    assert_eq!(text.matches(from).count(), 1, "{from:?} stands once in tuning/haproxy.cfg");
+    text.replace(from, to)
+}
+
+/// Debian puts it where not everybody's PATH looks.
+fn program() -> PathBuf {
+    let own = PathBuf::from("/usr/sbin/haproxy");
+    if own.exists() { own } else { PathBuf::from("haproxy") }
 }
