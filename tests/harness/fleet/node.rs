@@ -168,7 +168,7 @@ fn configuration(name: &str, [client, control, ingest]: [SocketAddr; 3], options
             addresses.join(", ")
         );
         if backplane.mode == "sentinel" {
-            let _ = writeln!(text, "sentinel_primary = \"{PRIMARY_NAME}\"");
+            let _ = writeln!(text, "sentinel_name = \"{PRIMARY_NAME}\"");
         }
         text.push('\n');
     }
