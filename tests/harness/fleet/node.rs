@@ -175,6 +175,7 @@ fn configuration(name: &str, [client, control, ingest]: [SocketAddr; 3], options
     let _ = write!(
         text,
         "[client]\nlisten = \"{client}\"\n\n[control]\nlisten = \"{control}\"\n\n[ingest]\nlisten = \"{ingest}\"\n\n\
+         [drain]\non_sigterm = true\n\n\
          [[namespaces]]\nname = \"fleet\"\nsubscribe = \"anyone\"\npublish = \"anyone\"\nhistory_size = 300\n\
          history_ttl_ms = 600000\nrecovery = true\n"
     );
