@@ -17,6 +17,7 @@
 #   make bench-million          a million idle connections and publications to all, beside the floor (root; 24 GiB; some minutes)
 #   make bench-two-million      the same with two million (16 GiB of the kernel's)
 #   make bench-tuning           what each setting of tuning/99-ringway.conf does (root)
+#   make bench-rolling          three nodes on Redis behind HAProxy, 20,000 clients: all nodes restarted ten times under load
 #   make bench-memory           connections come and leave ten times, and receive 64 KiB once: memory after each
 #   make instructions           counts instructions of the hot paths; fails above their ceilings (part of make test)
 SHELL := /bin/bash
@@ -31,7 +32,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory bench-ingest clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory bench-ingest bench-rolling clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -150,6 +151,9 @@ bench-tuning: tools
 
 bench-ingest: tools
 	bench/ingest.sh
+
+bench-rolling: tools
+	bench/rolling.sh
 
 clean:
 	cargo clean

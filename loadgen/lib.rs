@@ -12,7 +12,8 @@
 //! | file | role |
 //! |---|---|
 //! | `options` | command line |
-//! | `scenario` | the scenarios: connect, fanout, echo; `scenario/ingest`, `scenario/presence`; `scenario/memory`: readings at rest; `scenario/broadcasts`: one publication at a time |
+//! | `scenario` | the scenarios: connect, fanout, echo; `scenario/ingest`, `scenario/presence`, `scenario/fleet`; `scenario/memory`: readings at rest; `scenario/broadcasts`: one publication at a time |
+//! | `fleet` | clients that are cut off, come back and recover, and what they missed; has a coordinator and workers of its own |
 //! | `coordinator` | starts workers, talks with them, merges what they report |
 //! | `link` | the lines that coordinator and worker say to each other |
 //! | `worker` | one worker process: its event loop, every connection from connect to close; `worker/talk`: its coordinator; `worker/churn`: leaving and joining |
@@ -36,6 +37,7 @@
 pub mod checker;
 pub mod control;
 pub mod coordinator;
+pub mod fleet;
 pub mod ingest_sender;
 pub mod link;
 pub mod nats;

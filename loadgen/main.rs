@@ -6,12 +6,13 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use ringway_loadgen::options::{Command, Options};
-use ringway_loadgen::{scenario, worker};
+use ringway_loadgen::{fleet, scenario, worker};
 
 fn main() -> ExitCode {
     let options = Options::parse();
-    if matches!(options.command, Command::Worker) {
-        return match worker::run() {
+    if matches!(options.command, Command::Worker | Command::FleetWorker) {
+        let fleet = matches!(options.command, Command::FleetWorker);
+        return match if fleet { fleet::run_worker() } else { worker::run() } {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("ringway-loadgen worker: {error}");

@@ -2,10 +2,15 @@
 //!
 //! In: arguments. Out: [`Options`], one variant of [`Command`] per scenario, with [`Common`] shared by all.
 //! Invariant: every option has a unit in its name or in its help.
+#[path = "options_fleet.rs"]
+mod fleet;
+
 use std::net::SocketAddr;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
+
+pub use fleet::FleetOptions;
 
 use crate::payload::PayloadForm;
 
@@ -79,7 +84,8 @@ impl Options {
             Command::Ingest(options) => Some(&options.common),
             Command::Presence(options) => Some(&options.common),
             Command::Memory(options) => Some(&options.common),
-            Command::Worker => None,
+            Command::Fleet(options) => Some(&options.common),
+            Command::Worker | Command::FleetWorker => None,
         }
     }
 }
@@ -99,9 +105,14 @@ pub enum Command {
     Presence(PresenceOptions),
     /// Let all connections come and leave again, several times, and read the server's memory in between.
     Memory(MemoryOptions),
+    /// Clients that come back and recover when they are cut off, and publishers that go on elsewhere: is anything lost?
+    Fleet(FleetOptions),
     /// One worker process; started by the program itself.
     #[command(hide = true)]
     Worker,
+    /// One worker process of `fleet`; started by the program itself.
+    #[command(hide = true)]
+    FleetWorker,
 }
 
 /// What all scenarios share.

@@ -6,6 +6,7 @@
 //! exactly the deliveries counted. Open-loop latency counts from the time at which a publication was due, also when it
 //! left late.
 mod broadcasts;
+mod fleet;
 mod ingest;
 mod ingest_server;
 mod memory;
@@ -50,7 +51,8 @@ pub fn run(options: &Options) -> Result<Report, String> {
         Command::Ingest(options) => ingest::run(options),
         Command::Presence(options) => presence::run(options),
         Command::Memory(options) => rounds::run(options),
-        Command::Worker => Err("a worker is not a scenario".to_string()),
+        Command::Fleet(options) => fleet::run(options),
+        Command::Worker | Command::FleetWorker => Err("a worker is not a scenario".to_string()),
     }
 }
 

@@ -121,19 +121,24 @@ struct Worker {
     exiting: bool,
 }
 
-/// Runs a worker on stdin and stdout until it is told to exit or its coordinator is gone.
-pub fn run() -> Result<(), String> {
+/// The first line of stdin: a worker's configuration.
+pub(crate) fn first_line() -> Result<String, String> {
     let mut line = String::new();
     // Unbuffered by hand: a buffered reader would hide orders from the epoll.
     let mut byte = [0u8; 1];
     loop {
         match rustix::io::read(io::stdin(), &mut byte) {
-            Ok(1) if byte[0] == b'\n' => break,
+            Ok(1) if byte[0] == b'\n' => return Ok(line),
             Ok(1) => line.push(char::from(byte[0])),
             Ok(_) => return Err("no configuration on stdin; this command is started by the program itself".to_string()),
             Err(error) => return Err(error.to_string()),
         }
     }
+}
+
+/// Runs a worker on stdin and stdout until it is told to exit or its coordinator is gone.
+pub fn run() -> Result<(), String> {
+    let line = first_line()?;
     let config: WorkerConfig = decode(&line)?;
     net::raise_open_file_limit();
     if let Some(cpu) = config.cpu {

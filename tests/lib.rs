@@ -2,7 +2,7 @@
 //!
 //! In: the `ringway` binary (built here when it is absent or stale). Out: [`Server`], which runs it on free ports and
 //! ends it by pid; [`WebSocket`], a blocking client that can also misbehave; [`Client`], the client protocol in JSON
-//! and Protobuf on top of it; [`http`], plain HTTP/1.1 for the control port; [`Script`], which runs the SDK scripts.
+//! and Protobuf on top of it; [`fleet`], several nodes with engine, load balancer and load; [`http`], plain HTTP/1.1 for the control port; [`Script`], which runs the SDK scripts.
 //!
 //! Invariants: traffic stays on 127.0.0.0/8; every wait has an end; a process is ended only by the pid it was started
 //! with; nothing here shares an encoder or decoder with the server, so that an error made on both sides shows.
@@ -13,6 +13,8 @@
 pub mod backend;
 #[path = "harness/client.rs"]
 pub mod client;
+#[path = "harness/fleet/mod.rs"]
+pub mod fleet;
 #[path = "harness/http.rs"]
 pub mod http;
 #[path = "harness/protobuf.rs"]

@@ -18,6 +18,7 @@ use std::time::Duration;
 use ringway::clock;
 use ringway::config::SendMode;
 use ringway::control::MetricsHub;
+use ringway::drain::DrainOrders;
 use ringway::log;
 use ringway::shard_loop::{ShardLoop, ShardParts, Shared};
 use ringway_engine::ids::CoreId;
@@ -84,6 +85,7 @@ impl Host {
             metrics: MetricsHub::new(1),
             stop: AtomicBool::new(false),
             stop_timeout_ms: 100,
+            drain: DrainOrders::new(1),
         });
         let (report, reported) = mpsc::sync_channel(1);
         let of_shard = Arc::clone(&shared);

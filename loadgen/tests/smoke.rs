@@ -252,6 +252,41 @@ fn a_member_too_few_or_told_too_much_fails_the_run() {
     }
 }
 
+/// Two channels, one written by a client and one over ingest.
+fn fleet(fault: Fault, extra: &[&str]) -> (i32, Value) {
+    let gateway = Gateway::start(fault);
+    let (url, ingest) = (format!("ws://{}/connection", gateway.clients), gateway.ingest.to_string());
+    let common = ["fleet", "--url", &url, "--ingest", &ingest, "-n", "8", "-m", "2", "-s", "1", "--workers", "2"];
+    let load = ["--written-by-clients", "1", "--publishers", "1", "--rate-per-channel", "20", "--seconds", "0.7"];
+    run(&[&common[..], &load, extra].concat())
+}
+
+#[test]
+fn a_fleet_run_counts_what_every_client_got_from_both_kinds_of_writers() {
+    let (code, json) = fleet(Fault::None, &[]);
+    assert_eq!(code, 0, "{json}");
+    let published = |name: &str| json[name].as_u64().expect("a count");
+    assert!(published("published_by_clients") > 5 && published("published_over_ingest") > 5, "{json}");
+    let published = published("published_by_clients") + published("published_over_ingest");
+    assert_eq!(json["deliveries"]["received"], published * 4, "{json}");
+    assert_eq!((&json["settled"], &json["whole_at_end"], &json["established"]), (&true.into(), &8.into(), &8.into()));
+}
+
+#[test]
+fn a_fleet_run_tells_lost_from_doubled_from_late() {
+    // One in each channel.
+    for (fault, kind) in [(Fault::Lost, "lost"), (Fault::Doubled, "duplicates"), (Fault::Late, "disordered")] {
+        let (code, json) = fleet(fault, &[]);
+        assert_eq!(code, 2, "{fault:?}: {json}");
+        for one in ["lost", "duplicates", "disordered", "announced", "missing_at_end"] {
+            assert_eq!(json["deliveries"][one], if one == kind { 2 } else { 0 }, "{fault:?}, {one}: {json}");
+        }
+        assert!(json["deliveries"]["wrong_offsets"].as_u64() >= Some(2), "{fault:?}: {json}");
+    }
+    assert_eq!(fleet(Fault::Lost, &["--allow-announced"]).0, 2, "what was not announced fails it");
+    assert_eq!(fleet(Fault::Lost, &["--lossy"]).0, 0);
+}
+
 #[test]
 fn ingest_counts_acknowledgements_and_respects_credit() {
     let gateway = Gateway::start(Fault::None);

@@ -13,8 +13,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::thread::{self, JoinHandle};
 
 use ringway_engine::ids::CoreId;
 use ringway_engine::options::Options;
@@ -22,7 +21,7 @@ use ringway_engine::owner::FleetPlace;
 use ringway_engine::shard::Shard;
 use ringway_engine::tokens::Tokens;
 use ringway_sys::{
-    Errno, Inbox, InstanceLock, ListenOptions, Listener, Ring, RingOptions, port_holder, thread as sys_thread,
+    Errno, Holder, Inbox, InstanceLock, ListenOptions, Listener, Ring, RingOptions, port_holder, thread as sys_thread,
 };
 
 use crate::auth::Auth;
@@ -45,6 +44,10 @@ use crate::shutdown;
 const RESERVED_FILES: u64 = 64;
 /// How long clients may take to answer our Close when the process ends.
 const STOP_TIMEOUT_MS: u64 = 5_000;
+/// How long a port may still be held by no process when a node starts. Over: it does not start.
+const PORT_WAIT_MS: u64 = 5_000;
+/// From one look at such a port to the next.
+const PORT_LOOK_MS: u64 = 20;
 
 /// Why the node did not start or did not go on.
 #[derive(Debug)]
@@ -143,6 +146,22 @@ fn bound_connections(config: &mut Config, files_max: u64) -> Result<(), Refusal>
     Ok(())
 }
 
+/// Takes the lock of one port. Waits a little for a holder that is no process: a killed one is gone before the kernel has
+/// taken its rings down, and its sockets with them, and who supervises it starts it again at once.
+fn lock_port(address: SocketAddr) -> Result<InstanceLock, Holder> {
+    let mut waited_ms = 0;
+    loop {
+        let taken = InstanceLock::acquire(address).and_then(|lock| port_holder(address).map_or(Ok(lock), Err));
+        match taken {
+            Err(holder) if holder.pid == 0 && waited_ms < PORT_WAIT_MS => {
+                thread::sleep(Duration::from_millis(PORT_LOOK_MS));
+                waited_ms += PORT_LOOK_MS;
+            }
+            taken => return taken,
+        }
+    }
+}
+
 /// Refuses to share a port with another instance: with SO_REUSEPORT the kernel would mix the two silently.
 fn lock(config: &Config) -> Result<Vec<InstanceLock>, Refusal> {
     if config.takeover {
@@ -150,16 +169,13 @@ fn lock(config: &Config) -> Result<Vec<InstanceLock>, Refusal> {
     }
     let mut locks = Vec::new();
     for (what, address) in [("client", config.client.listen), ("ingest", config.ingest.listen)] {
-        let held = |holder: &dyn std::fmt::Display| Refusal {
+        let taken = lock_port(address).map_err(|holder| Refusal {
             text: format!(
                 "the {what} port {address} is held by {holder}; stop it, choose another port, or pass --takeover for a planned hand-over"
             ),
             exit: EXIT_UNAVAILABLE,
-        };
-        locks.push(InstanceLock::acquire(address).map_err(|holder| held(&holder))?);
-        if let Some(holder) = port_holder(address) {
-            return Err(held(&holder));
-        }
+        })?;
+        locks.push(taken);
     }
     Ok(locks)
 }
@@ -264,7 +280,7 @@ struct EndWithShard(CoreId);
 
 impl Drop for EndWithShard {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             log::error("boot", "a shard panicked", &[("shard", &self.0.0)]);
             std::process::exit(i32::from(EXIT_FAILURE));
         }

@@ -188,7 +188,7 @@ pub struct Metrics(Vec<(String, f64)>);
 
 impl Metrics {
     /// Reads the Prometheus text format; comment lines are skipped.
-    fn parse(page: &str) -> Metrics {
+    pub(crate) fn parse(page: &str) -> Metrics {
         let sample = |line: &str| {
             let (name, value) = line.rsplit_once(' ')?;
             Some((name.to_owned(), value.parse().ok()?))
@@ -255,21 +255,30 @@ fn wait(child: &mut Child, patience: Duration) -> Option<ExitStatus> {
 /// once per test process.
 pub fn binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        if let Some(path) = std::env::var_os("RINGWAY_BIN") {
-            return PathBuf::from(path);
-        }
-        // <target>/<profile>/deps/<test>
-        let test = std::env::current_exe().expect("the path of the running test");
-        let target = test.ancestors().nth(3).expect("a test runs in <target>/<profile>/deps");
-        let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["build", "--quiet", "--profile", "fast", "-p", "ringway", "--bin", "ringway", "--target-dir"])
-            .arg(target)
-            .current_dir(root())
-            .status();
-        assert!(status.is_ok_and(|status| status.success()), "cargo build --profile fast -p ringway failed");
-        target.join("fast").join("ringway")
-    })
+    BINARY.get_or_init(|| build("ringway", "RINGWAY_BIN"))
+}
+
+/// The load generator: `LOADGEN_BIN`, or built as [`binary`] is.
+pub fn loadgen() -> &'static Path {
+    static LOADGEN: OnceLock<PathBuf> = OnceLock::new();
+    LOADGEN.get_or_init(|| build("ringway-loadgen", "LOADGEN_BIN"))
+}
+
+/// Where the program of a package is: in the environment, or freshly built.
+fn build(package: &str, variable: &str) -> PathBuf {
+    if let Some(path) = std::env::var_os(variable) {
+        return PathBuf::from(path);
+    }
+    // <target>/<profile>/deps/<test>
+    let test = std::env::current_exe().expect("the path of the running test");
+    let target = test.ancestors().nth(3).expect("a test runs in <target>/<profile>/deps");
+    let status = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--profile", "fast", "-p", package, "--bin", package, "--target-dir"])
+        .arg(target)
+        .current_dir(root())
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "cargo build --profile fast -p {package} failed");
+    target.join("fast").join(package)
 }
 
 /// The root of the source tree.

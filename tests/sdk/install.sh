@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what the tests need: Node, Python's venv, Chromium, curl, shellcheck, HAProxy and nginx from Debian when they are missing, the
+# Installs what the tests need: Node, Python's venv, Chromium, curl, shellcheck, HAProxy, nginx and Redis from Debian when they are missing, the
 # published SDKs from npm into node_modules and from PyPI into .venv. Quick when everything is there.
 set -euo pipefail
 cd "$(dirname "$0")"
@@ -32,10 +32,11 @@ venv_works || packages+=(python3 python3-venv)
 [ -n "${CHROMIUM:-}" ] || command -v chromium >/dev/null || packages+=(chromium)
 command -v curl >/dev/null || packages+=(curl)
 command -v shellcheck >/dev/null || packages+=(shellcheck)
-# Neither is to run as a service for this; their programs may stand where only root's PATH looks.
-for program in haproxy nginx; do
+# None of them is to run as a service for this; their programs may stand where only root's PATH looks.
+for program in haproxy nginx redis-server redis-sentinel; do
     command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || packages+=("$program")
 done
+command -v redis-cli >/dev/null || packages+=(redis-tools)
 if [ ${#packages[@]} -gt 0 ]; then
     say "from Debian: ${packages[*]}"
     command -v apt-get >/dev/null || { say "no apt-get here; install by hand: ${packages[*]}" >&2; exit 1; }

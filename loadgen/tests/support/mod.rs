@@ -157,7 +157,13 @@ fn commands(shared: &Shared, stream: &mut TcpStream, payload: &[u8], deflate: bo
             stream.write_all(&framed(reply.as_bytes()))?;
         } else if let Some(subscribe_to) = command.get("subscribe") {
             let channel = subscribe_to["channel"].as_str().unwrap_or_default();
-            let answer = framed(format!("{{\"id\":{id},\"subscribe\":{{}}}}").as_bytes());
+            let position = if subscribe_to["recoverable"] == true {
+                let offset = shared.state().offsets.get(channel).copied().unwrap_or(0);
+                format!("\"recoverable\":true,\"epoch\":\"e\",\"offset\":{offset}")
+            } else {
+                String::new()
+            };
+            let answer = framed(format!("{{\"id\":{id},\"subscribe\":{{{position}}}}}").as_bytes());
             let hears = subscribe_to["join_leave"] == true;
             // Told before it is answered: what a client does next finds the watchers' sockets up to date.
             tell(shared, channel, "join");
@@ -171,6 +177,9 @@ fn commands(shared: &Shared, stream: &mut TcpStream, payload: &[u8], deflate: bo
             subscribers.retain(|subscriber| subscriber.peer != peer);
             state.written_bytes += answer.len() as u64;
             stream.write_all(&answer)?;
+        } else if let Some(publish) = command.get("publish") {
+            publish_to(shared, publish["channel"].as_str().unwrap_or_default(), &publish["data"].to_string());
+            stream.write_all(&framed(format!("{{\"id\":{id},\"publish\":{{}}}}").as_bytes()))?;
         } else if line == "{}" {
             shared.pongs.fetch_add(1, Ordering::Relaxed);
         }
@@ -211,6 +220,7 @@ fn backend(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
                 let acks: Vec<Ack> = batch.flatten().map(|publish| published(shared, &publish)).collect();
                 write_acks(&mut out, acks);
             }
+            Ok(ClientFrame::Publish(publish)) => write_acks(&mut out, [published(shared, &publish)]),
             other => return Err(io::Error::other(format!("unexpected {other:?}"))),
         }
         stream.write_all(&out)?;
@@ -218,20 +228,23 @@ fn backend(shared: &Shared, mut stream: TcpStream) -> io::Result<()> {
 }
 
 fn published(shared: &Shared, publish: &Publish<'_>) -> Ack {
-    let offset = {
-        let mut state = shared.state();
-        let offset = state.offsets.entry(publish.channel.to_string()).or_default();
-        *offset += 1;
-        *offset
-    };
-    let data = String::from_utf8_lossy(publish.payload);
-    let push =
-        format!("{{\"push\":{{\"channel\":\"{}\",\"pub\":{{\"data\":{data},\"offset\":{offset}}}}}}}", publish.channel);
-    broadcast(shared, publish.channel, push.as_bytes());
+    let offset = publish_to(shared, publish.channel, &String::from_utf8_lossy(publish.payload));
     Ack { seq: publish.seq, offset, epoch: (1, 1), duplicate: false }
 }
 
-/// Answers and joins in one step: whoever has read the answer gets every later broadcast.
+/// Gives the next offset and sends the publication to everybody in the channel.
+fn publish_to(shared: &Shared, channel: &str, data: &str) -> u64 {
+    let offset = {
+        let mut state = shared.state();
+        let offset = state.offsets.entry(channel.to_string()).or_default();
+        *offset += 1;
+        *offset
+    };
+    let push = format!("{{\"push\":{{\"channel\":\"{channel}\",\"pub\":{{\"data\":{data},\"offset\":{offset}}}}}}}");
+    broadcast(shared, channel, push.as_bytes());
+    offset
+}
+
 /// What a subscriber takes.
 struct Ways {
     /// Joins and leaves.
@@ -240,6 +253,7 @@ struct Ways {
     deflate: bool,
 }
 
+/// Answers and joins in one step: whoever has read the answer gets every later broadcast.
 fn subscribe(shared: &Shared, channel: &str, stream: &mut TcpStream, answer: &[u8], ways: Ways) -> io::Result<()> {
     let (peer, Ways { hears, deflate }) = (stream.peer_addr()?, ways);
     let subscriber = Subscriber { stream: stream.try_clone()?, peer, hears, deflate, sent: 0, held: None };

