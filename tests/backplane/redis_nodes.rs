@@ -4,24 +4,32 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use ringway::backplane::Redis;
+use ringway::backplane::{Redis, Registered};
 use ringway::backplane::config::{BackplaneConfig, BackplaneSettings, Engine, Mode};
 use ringway::backplane::metrics::BackplaneMetrics;
-use tokio::runtime::Runtime;
+use tokio::runtime::Handle;
+use tokio::sync::oneshot;
 
 use crate::node::Node;
+use crate::suite::Fleet;
 
 /// See the file's header.
 pub(crate) struct RedisFleet {
-    runtime: Runtime,
+    runtime: Handle,
+    /// Dropped, it ends the runtime's thread.
+    _stop: oneshot::Sender<()>,
     settings: BackplaneSettings,
     nodes: AtomicU32,
 }
 
 impl RedisFleet {
     pub(crate) fn new(mode: Mode, addresses: &[String], change: impl FnOnce(&mut BackplaneSettings)) -> RedisFleet {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let handle = runtime.handle().clone();
+        let (stop, stopped) = oneshot::channel::<()>();
+        std::thread::spawn(move || runtime.block_on(stopped));
         let mut settings = BackplaneSettings {
             engine: Engine::Redis,
             mode,
@@ -31,7 +39,7 @@ impl RedisFleet {
             ..BackplaneSettings::default()
         };
         change(&mut settings);
-        RedisFleet { runtime: runtime.expect("a runtime"), settings, nodes: AtomicU32::new(0) }
+        RedisFleet { runtime: handle, _stop: stop, settings, nodes: AtomicU32::new(0) }
     }
 
     pub(crate) fn single(addresses: &[String]) -> RedisFleet {
@@ -44,15 +52,36 @@ impl RedisFleet {
         settings.finish(&mut problems).unwrap_or_else(|| panic!("{problems:?}"))
     }
 
-    pub(crate) fn node(&self, name: &str) -> Node {
-        self.node_with_metrics(name).0
-    }
-
-    pub(crate) fn node_with_metrics(&self, name: &str) -> (Node, Arc<BackplaneMetrics>) {
+    pub(crate) fn named(&self, name: &str) -> (Node, Arc<BackplaneMetrics>) {
         let metrics = Arc::new(BackplaneMetrics::default());
         let boot = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
-        let (handle, _words) =
-            Redis::start(self.config(name), u64::from(boot), Arc::clone(&metrics), self.runtime.handle());
-        (Node::new(Box::new(handle), boot), metrics)
+        let (handle, mut words) =
+            Redis::start(self.config(name), u64::from(boot), Arc::clone(&metrics), &self.runtime);
+        let id = loop {
+            match words.blocking_recv().expect("it says something") {
+                Registered::Yes(id) => break id,
+                Registered::Refused(text) => panic!("{text}"),
+                Registered::NotYet(_) | Registered::NameTaken(_) => {}
+            }
+        };
+        let mut node = Node::new(Box::new(handle), id, boot);
+        node.wait_open();
+        (node, metrics)
+    }
+
+    /// So many nodes.
+    pub(crate) fn nodes(&self, count: usize) -> Vec<Node> {
+        (0..count).map(|_| self.node()).collect()
+    }
+}
+
+impl Fleet for RedisFleet {
+    fn node(&self) -> Node {
+        let name = format!("node-{}", self.nodes.load(Ordering::Relaxed));
+        self.named(&name).0
+    }
+
+    fn pass_ms(&self, ms: u64) {
+        std::thread::sleep(Duration::from_millis(ms));
     }
 }
