@@ -141,6 +141,17 @@ impl Fire {
         }
     }
 
+    /// A channel's name.
+    pub(crate) fn channel(&self, n: usize) -> &str {
+        &self.channels[n]
+    }
+
+    /// Times that something was broken for a node.
+    pub(crate) fn brokens(&self) -> u64 {
+        let publishers: u64 = self.publishers.iter().map(|publisher| publisher.node.brokens).sum();
+        publishers + self.followers.iter().map(|follower| follower.node.brokens).sum::<u64>()
+    }
+
     fn publish(&mut self) {
         for publisher in &mut self.publishers {
             for _ in 0..4 {

@@ -5,10 +5,13 @@
 //! Redis comes from Debian, Valkey from `tests/backplane/install.sh`.
 #![allow(clippy::disallowed_methods, reason = "a test reads the time where it needs it")]
 
+mod cluster;
 mod dice;
 mod embedded_nodes;
+mod faults;
 mod fire;
 mod node;
+mod proxy;
 mod redis_nodes;
 mod servers;
 mod suite;

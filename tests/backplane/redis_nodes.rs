@@ -6,10 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ringway::backplane::{Redis, Registered};
 use ringway::backplane::config::{BackplaneConfig, BackplaneSettings, Engine, Mode};
 use ringway::backplane::metrics::BackplaneMetrics;
+use ringway::backplane::{Redis, Registered};
+use ringway_engine::backplane::NodeId;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::oneshot;
 
 use crate::node::Node;
@@ -46,27 +48,45 @@ impl RedisFleet {
         RedisFleet::new(Mode::Single, addresses, |_| {})
     }
 
-    pub(crate) fn config(&self, name: &str) -> BackplaneConfig {
-        let settings = BackplaneSettings { node_name: name.into(), ..self.settings.clone() };
+    fn config(&self, name: &str, addresses: &[String]) -> BackplaneConfig {
+        let (node_name, addresses) = (name.into(), addresses.to_vec());
+        let settings = BackplaneSettings { node_name, addresses, ..self.settings.clone() };
         let mut problems = Vec::new();
         settings.finish(&mut problems).unwrap_or_else(|| panic!("{problems:?}"))
     }
 
-    pub(crate) fn named(&self, name: &str) -> (Node, Arc<BackplaneMetrics>) {
+    /// Starts a node and does not wait for it.
+    pub(crate) fn start(&self, name: &str) -> Starting {
+        self.start_at(name, &self.settings.addresses)
+    }
+
+    fn start_at(&self, name: &str, addresses: &[String]) -> Starting {
         let metrics = Arc::new(BackplaneMetrics::default());
         let boot = self.nodes.fetch_add(1, Ordering::Relaxed) + 1;
-        let (handle, mut words) =
-            Redis::start(self.config(name), u64::from(boot), Arc::clone(&metrics), &self.runtime);
-        let id = loop {
-            match words.blocking_recv().expect("it says something") {
-                Registered::Yes(id) => break id,
-                Registered::Refused(text) => panic!("{text}"),
-                Registered::NotYet(_) | Registered::NameTaken(_) => {}
-            }
-        };
-        let mut node = Node::new(Box::new(handle), id, boot);
+        let config = self.config(name, addresses);
+        let (handle, words) = Redis::start(config, u64::from(boot), Arc::clone(&metrics), &self.runtime);
+        Starting { handle, words, metrics, boot }
+    }
+
+    fn ready(mut starting: Starting) -> (Node, Arc<BackplaneMetrics>) {
+        let id = starting.registered();
+        let mut node = Node::new(Box::new(starting.handle), id, starting.boot);
         node.wait_open();
-        (node, metrics)
+        (node, starting.metrics)
+    }
+
+    pub(crate) fn named(&self, name: &str) -> (Node, Arc<BackplaneMetrics>) {
+        Self::ready(self.start(name))
+    }
+
+    /// A node that reaches the engine by this address.
+    pub(crate) fn node_behind(&self, address: &str) -> Node {
+        let name = self.next_name();
+        Self::ready(self.start_at(&name, &[address.into()])).0
+    }
+
+    fn next_name(&self) -> String {
+        format!("node-{}", self.nodes.load(Ordering::Relaxed))
     }
 
     /// So many nodes.
@@ -75,10 +95,35 @@ impl RedisFleet {
     }
 }
 
+/// A node that has been started.
+pub(crate) struct Starting {
+    handle: Redis,
+    words: UnboundedReceiver<Registered>,
+    metrics: Arc<BackplaneMetrics>,
+    boot: u32,
+}
+
+impl Starting {
+    /// What it says next about its registration.
+    pub(crate) fn word(&mut self) -> Registered {
+        self.words.blocking_recv().expect("it says something")
+    }
+
+    /// Waits until it is registered.
+    pub(crate) fn registered(&mut self) -> NodeId {
+        loop {
+            match self.word() {
+                Registered::Yes(id) => return id,
+                Registered::Refused(text) => panic!("{text}"),
+                Registered::NotYet(_) | Registered::NameTaken(_) => {}
+            }
+        }
+    }
+}
+
 impl Fleet for RedisFleet {
     fn node(&self) -> Node {
-        let name = format!("node-{}", self.nodes.load(Ordering::Relaxed));
-        self.named(&name).0
+        self.named(&self.next_name()).0
     }
 
     fn pass_ms(&self, ms: u64) {

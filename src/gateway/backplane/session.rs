@@ -211,7 +211,7 @@ impl Session {
         let Some(node) = self.node else { return End::Node };
         let mut serving = Serving {
             node,
-            pipeline: Pipeline::new(opened.replication_id),
+            pipeline: Pipeline::new(&self.common, opened.replication_id),
             commands: opened.commands,
             feed: opened.feed,
             inboxes: Inboxes::new(),
@@ -344,6 +344,10 @@ impl Serving {
         if matches!(session.source, Source::Look) {
             let text = "the server is one of a cluster (MOVED): set backplane.mode to cluster";
             return Err(End::Failed(text.into()));
+        }
+        if !session.buckets.contains(bucket) {
+            // Said already: several requests were on their way.
+            return Ok(());
         }
         let mut buckets = Buckets::NONE;
         buckets.insert(bucket);
