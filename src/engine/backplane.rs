@@ -177,7 +177,8 @@ pub enum Audience {
 pub enum Event {
     /// To a request.
     Answer(Token, Result<Answer, Refusal>),
-    /// For a channel or user that this node is interested in, or was.
+    /// For a channel or user that this node is interested in, or was; or for one of which so many nodes are that all
+    /// hear: who does not follow it drops it.
     Feed(Feed),
     /// The engine, or the part of it that has these buckets, cannot be reached; or something may be missing.
     Broken(Box<Buckets>),
@@ -300,7 +301,7 @@ impl Buckets {
 
     /// Each of them, ascending.
     pub fn iter(&self) -> impl Iterator<Item = Bucket> {
-        (0..BUCKETS).map(|bucket| Bucket(bucket as u16)).filter(|bucket| self.contains(*bucket))
+        (0..BUCKETS).map(Bucket).filter(|bucket| self.contains(*bucket))
     }
 }
 

@@ -28,8 +28,12 @@ pub struct Hub {
     generations: u32,
     channels: BTreeMap<Box<str>, Channel>,
     interest: BTreeMap<(bool, Box<str>), BTreeSet<u32>>,
-    keys: BTreeMap<(Box<str>, Box<[u8]>), (Position, u64)>,
+    /// Until when each counts.
+    keys: BTreeMap<Key, (Position, u64)>,
 }
+
+/// A channel, and an idempotency key.
+type Key = (Box<str>, Box<[u8]>);
 
 /// One handle's side of the hub.
 #[derive(Debug, Default)]

@@ -187,11 +187,11 @@ impl<B: Backplane> Relay<B> {
                 Event::Feed(feed) => self.lanes.feed(feed),
                 Event::Broken(buckets) => {
                     self.lanes.open.remove_all(&buckets);
-                    self.lanes.to_all(&Event::Broken(buckets));
+                    self.lanes.say_to_all(&Event::Broken(buckets));
                 }
                 Event::Restored(buckets) => {
                     self.lanes.open.insert_all(&buckets);
-                    self.lanes.to_all(&Event::Restored(buckets));
+                    self.lanes.say_to_all(&Event::Restored(buckets));
                 }
             }
         }
@@ -269,7 +269,7 @@ impl Lanes {
         target.queue.push_back(event);
     }
 
-    fn to_all(&mut self, event: &Event) {
+    fn say_to_all(&mut self, event: &Event) {
         for core in 0..self.shards {
             self.push(CoreId(core), event.clone());
         }
@@ -343,3 +343,6 @@ impl Lanes {
         inbox.wake_if_asleep();
     }
 }
+
+#[cfg(test)]
+mod tests;

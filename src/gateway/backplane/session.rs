@@ -368,7 +368,7 @@ impl Serving {
     fn look(&mut self, session: &mut Session) -> Result<(), End> {
         self.looks += 1;
         self.looks_without_feed += 1;
-        if self.looks % LOOKS_PER_ROLE == 0 {
+        if self.looks.is_multiple_of(LOOKS_PER_ROLE) {
             self.pipeline.ask_role(&mut self.commands);
             self.inboxes.ping(&mut self.feed);
             self.feed.write_some().map_err(End::Failed)?;
