@@ -178,7 +178,8 @@ pub enum Audience {
 pub enum Event {
     /// To a request.
     Answer(Token, Result<Answer, Refusal>),
-    /// For a channel or user that this node is interested in, or was.
+    /// For a channel or user that this node is interested in, or was; or for one of which so many nodes are that all
+    /// hear: who does not follow it drops it.
     Feed(Feed),
     /// As whom this node is registered now; comes before anything is fed, and again when it had to register anew.
     Registered(NodeId),

@@ -14,7 +14,7 @@
 //! | `namespace`, `authorize` | 4 channel name → rules; who may what |
 //! | `route` | 5 channel → owning core |
 //! | `owner`, `dedup` | 6 offset, epoch, history, interested cores, repeated keys |
-//! | `backplane` | 6 the engine that several nodes share |
+//! | `backplane`, `embedded` | 6 the engine that several nodes share; one without an engine |
 //! | `history`, `presence`, `rate` | 6 a channel's past, who is in it, how often clients may publish |
 //! | `users` | 6 where users are |
 //! | `events`, `backends` | 4 what clients do, on its way to backends and back |
@@ -39,6 +39,7 @@ pub mod deadline;
 #[cfg(test)]
 mod decoded;
 pub mod dedup;
+pub mod embedded;
 mod encoder;
 pub mod events;
 pub mod fanout;

@@ -5,27 +5,34 @@
 //! Redis comes from Debian, Valkey from `tests/backplane/install.sh`.
 #![allow(clippy::disallowed_methods, reason = "a test reads the time where it needs it")]
 
+mod cluster;
+mod dice;
+mod embedded_nodes;
+mod faults;
+mod fire;
 mod node;
+mod proxy;
 mod redis_nodes;
 mod servers;
+mod suite;
 
+use embedded_nodes::EmbeddedFleet;
 use redis_nodes::RedisFleet;
 use servers::{Kind, Server};
 
 #[test]
-fn two_nodes_hear_each_other() {
+fn embedded_keeps_the_rules() {
+    suite::run(&EmbeddedFleet::new());
+}
+
+#[test]
+fn redis_keeps_the_rules() {
     let server = Server::start(Kind::Redis, &[]);
-    let fleet = RedisFleet::single(&[server.address()]);
-    let (mut a, mut b) = (fleet.node("a"), fleet.node("b"));
-    a.wait_open();
-    b.wait_open();
-    let page = b.follow("news", None, 0);
-    assert_eq!(page.top.offset, 0);
-    let first = a.publish("news", &[b"1"]).first;
-    assert_eq!((first.offset, first.epoch), (1, page.top.epoch));
-    a.publish("news", &[b"2", b"3"]);
-    assert_eq!(b.fed("news"), (first.epoch, 0, vec![(*b"1").into()]));
-    assert_eq!(b.fed("news"), (first.epoch, 1, vec![(*b"2").into(), (*b"3").into()]));
-    let page = a.read("news", None, 10, false);
-    assert_eq!((page.top.offset, page.first, page.records.len()), (3, 1, 3));
+    suite::run(&RedisFleet::single(&[server.address()]));
+}
+
+#[test]
+fn valkey_keeps_the_rules() {
+    let server = Server::start(Kind::Valkey, &[]);
+    suite::run(&RedisFleet::single(&[server.address()]));
 }

@@ -9,8 +9,8 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use ringway_engine::backplane::{
-    Answer, Audience, Backplane, Buckets, Event, Fed, Feed, Follow, Keep, Page, PublishBatch, Published, Read, Refusal,
-    Request, Subject, Tell, Token,
+    Answer, Audience, Backplane, Buckets, Event, Fed, Feed, Follow, Keep, NodeId, Page, PublishBatch, Published, Read,
+    Refusal, Request, Subject, Tell, Token,
 };
 use ringway_engine::ids::Epoch;
 use ringway_engine::lane_message::Position;
@@ -30,6 +30,7 @@ impl Wake for Unpark {
 /// See the file's header.
 pub(crate) struct Node {
     backplane: Box<dyn Backplane>,
+    pub(crate) id: NodeId,
     next_token: u64,
     boot: u32,
     creations: u32,
@@ -44,9 +45,10 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub(crate) fn new(backplane: Box<dyn Backplane>, boot: u32) -> Node {
+    pub(crate) fn new(backplane: Box<dyn Backplane>, id: NodeId, boot: u32) -> Node {
         Node {
             backplane,
+            id,
             next_token: 0,
             boot,
             creations: 0,

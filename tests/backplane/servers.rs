@@ -45,15 +45,39 @@ impl Server {
     /// Starts one with further options.
     pub(crate) fn start(kind: Kind, options: &[&str]) -> Server {
         let port = free_port();
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("ringway-backplane-{}-{count}", std::process::id()));
-        std::fs::create_dir_all(&folder).expect("a folder");
+        let folder = new_folder();
         let options: Vec<String> = options.iter().map(ToString::to_string).collect();
         let child = spawn(kind, port, &folder, &options);
         let server = Server { kind, child, port, folder, options };
         server.wait_until_up();
         server
+    }
+
+    /// A sentinel that alone decides about this primary.
+    pub(crate) fn sentinel(primary: u16) -> Server {
+        let (port, folder) = (free_port(), new_folder());
+        let file = folder.join("sentinel.conf");
+        let text = format!(
+            "port {port}\nbind 127.0.0.1\ndir {}\nsentinel monitor mymaster 127.0.0.1 {primary} 1\n\
+             sentinel down-after-milliseconds mymaster 500\nsentinel failover-timeout mymaster 3000\n",
+            folder.display()
+        );
+        std::fs::write(&file, text).expect("a file");
+        let mut command = Command::new(program(Kind::Redis).expect("the program is there"));
+        command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
+        let child = command.spawn().expect("the sentinel starts");
+        let server = Server { kind: Kind::Redis, child, port, folder, options: Vec::new() };
+        server.wait_until_up();
+        let until = Instant::now() + PATIENCE;
+        // It hears of replicas from the primary, every ten seconds or when it is new.
+        loop {
+            let replicas = redis::cmd("SENTINEL").arg("REPLICAS").arg("mymaster").query(&mut server.client());
+            if replicas.is_ok_and(|replicas: Vec<redis::Value>| !replicas.is_empty()) {
+                return server;
+            }
+            assert!(Instant::now() < until, "the sentinel finds no replica");
+            std::thread::sleep(Duration::from_millis(50));
+        }
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -126,6 +150,32 @@ fn spawn(kind: Kind, port: u16, folder: &Path, options: &[String]) -> Child {
     command.arg("--dir").arg(folder).args(options);
     command.stdout(Stdio::null()).stderr(Stdio::null()).stdin(Stdio::null());
     command.spawn().expect("the server starts")
+}
+
+fn new_folder() -> PathBuf {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("ringway-backplane-{}-{count}", std::process::id()));
+    std::fs::create_dir_all(&folder).expect("a folder");
+    folder
+}
+
+/// Waits until the primary's only replica has everything.
+pub(crate) fn wait_for_replica(primary: &Server) {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let info: String = redis::cmd("INFO").arg("replication").query(&mut primary.client()).expect("info");
+        if info.contains("state=online") {
+            return;
+        }
+        assert!(Instant::now() < until, "the replica does not come: {info}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Makes a replica a primary.
+pub(crate) fn promote(replica: &Server) {
+    redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec(&mut replica.client()).expect("it is promoted");
 }
 
 /// A port of the loopback that nobody has now, and a cluster's bus port above it likewise.

@@ -18,6 +18,8 @@ use super::scripts::Script;
 pub(super) struct Place<'a> {
     pub(super) keys: &'a Keys,
     pub(super) node: ringway_engine::backplane::NodeId,
+    /// Names this process's batches.
+    pub(super) writer: u32,
     /// As the connection that the command takes has read it.
     pub(super) replication_id: &'a str,
     pub(super) meta_ttl_ms: u64,
@@ -31,7 +33,8 @@ pub(super) enum Outcome {
     /// It has been carried out, or not.
     Done(Result<Answer, Refusal>),
     /// The hash was written under another replication id: read the id again, call again.
-    Stale,
+    /// Here with the first characters of that id.
+    Stale(String),
     /// The server has forgotten its scripts: load them, call again.
     NoScript,
     /// Not carried out: the server is not the one for this bucket, now or for ever.
@@ -40,8 +43,19 @@ pub(super) enum Outcome {
     NotPrimary,
 }
 
-/// The command for a request. `again`: it is the second call.
-pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, again: bool) -> Cmd {
+/// Which call of a script it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// The first.
+    No = 0,
+    /// The second: what is stored belongs to a history that may have been cut off.
+    NewHistory = 1,
+    /// The second: what is stored came from another living primary, whole.
+    Adopted = 2,
+}
+
+/// The command for a request.
+pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, again: Again) -> Cmd {
     let keys = place.keys;
     match request {
         Request::Publish(batch) => {
@@ -53,7 +67,7 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
             }
             head(&mut call, place, again, batch.fresh);
             call.arg(format!("p{}", place.node.place))
-                .arg(format!("{}:{}", place.node.generation, batch.number))
+                .arg(format!("{}:{}", place.writer, batch.number))
                 .arg(batch.keep.size)
                 .arg(batch.keep.ttl_ms.max(1))
                 .arg(batch.idempotency_window_ms.max(1))
@@ -140,8 +154,8 @@ fn interest(keys: &Keys, channel: &str) -> String {
 }
 
 /// The arguments that position.lua wants.
-fn head(call: &mut Cmd, place: &Place<'_>, again: bool, fresh: Epoch) {
-    call.arg(place.replication_id).arg(u8::from(again)).arg(fresh.to_string()).arg(place.meta_ttl_ms);
+fn head(call: &mut Cmd, place: &Place<'_>, again: Again, fresh: Epoch) {
+    call.arg(place.replication_id).arg(again as u8).arg(fresh.to_string()).arg(place.meta_ttl_ms);
 }
 
 /// What a reply to a request means.
@@ -150,8 +164,8 @@ pub(super) fn outcome(request: &Request, reply: Value) -> Outcome {
         return refused(request, error.code());
     }
     let answer = match request {
-        Request::Publish(_) | Request::Follow(_) | Request::Read(_) if text(&reply) == Some("stale") => {
-            return Outcome::Stale;
+        Request::Publish(_) | Request::Follow(_) | Request::Read(_) if let Some(stored) = stale(&reply) => {
+            return Outcome::Stale(stored.into());
         }
         Request::Publish(_) => published(&reply).map(Answer::Published),
         Request::Follow(_) | Request::Read(_) => page(reply).map(Answer::Page),
@@ -159,6 +173,14 @@ pub(super) fn outcome(request: &Request, reply: Value) -> Outcome {
         Request::FollowUser { .. } | Request::Unfollow(_) | Request::Forget { .. } => Some(Answer::Done),
     };
     Outcome::Done(answer.ok_or(Refusal::Unknown))
+}
+
+/// The replication id that is stored beside a channel, if it is not the server's.
+fn stale(reply: &Value) -> Option<&str> {
+    match reply.as_sequence()? {
+        [word, stored] if text(word) == Some("stale") => text(stored),
+        _ => None,
+    }
 }
 
 /// An error that a server gives before it begins is a request that has not happened.

@@ -188,11 +188,11 @@ impl<B: Backplane> Relay<B> {
                 Event::Registered(node) => self.lanes.to_all(&Event::Registered(node)),
                 Event::Broken(buckets) => {
                     self.lanes.open.remove_all(&buckets);
-                    self.lanes.to_all(&Event::Broken(buckets));
+                    self.lanes.say_to_all(&Event::Broken(buckets));
                 }
                 Event::Restored(buckets) => {
                     self.lanes.open.insert_all(&buckets);
-                    self.lanes.to_all(&Event::Restored(buckets));
+                    self.lanes.say_to_all(&Event::Restored(buckets));
                 }
             }
         }
@@ -270,7 +270,7 @@ impl Lanes {
         target.queue.push_back(event);
     }
 
-    fn to_all(&mut self, event: &Event) {
+    fn say_to_all(&mut self, event: &Event) {
         for core in 0..self.shards {
             self.push(CoreId(core), event.clone());
         }
@@ -344,3 +344,6 @@ impl Lanes {
         inbox.wake_if_asleep();
     }
 }
+
+#[cfg(test)]
+mod tests;

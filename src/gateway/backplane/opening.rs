@@ -18,6 +18,8 @@ const PUBSUB_BUFFER_BYTES_MIN: u64 = 256 * 1024 * 1024;
 /// Larger nodes of streams waste memory in channels with short histories.
 const STREAM_NODE_BYTES_MAX: u64 = 1024;
 
+/// Characters of a replication id that are compared, of 40: 48 bits of randomness.
+const IDENTITY_BYTES: usize = 12;
 /// How long the question for settings may take.
 const SETTINGS_TIMEOUT_MS: u64 = 2_000;
 
@@ -42,10 +44,10 @@ pub(super) async fn open(config: &BackplaneConfig, address: &Address) -> Result<
         if info_field(&info, "run_id") != info_field(text_of(&other), "run_id") {
             return Err("two connections to the address reached different servers".to_string());
         }
-        let replication_id = info_field(&info, "master_replid").ok_or("the server does not give its replication id")?;
+        let (replication_id, _) = identities(&info)?;
         let loads = load_scripts(&mut commands);
         commands.replies(loads).await?;
-        Ok(replication_id.to_string())
+        Ok(replication_id)
     };
     let replication_id = within(config.timeout(), rest).await?;
     warn_of_settings(&mut commands, address).await;
@@ -74,8 +76,18 @@ pub(super) async fn primary(config: &BackplaneConfig, address: &Address) -> Resu
     Ok((link, info))
 }
 
+/// The server's replication id, and the one it had before it was promoted: as much of each as is stored.
+///
+/// # Errors
+/// INFO does not say.
+pub(super) fn identities(info: &str) -> Result<(String, String), Reason> {
+    let begin = |name| info_field(info, name).and_then(|id| id.get(..IDENTITY_BYTES)).map(String::from);
+    let now = begin("master_replid").ok_or("the server does not give its replication id")?;
+    Ok((now, begin("master_replid2").unwrap_or_default()))
+}
+
 /// A field of INFO.
-pub(super) fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+fn info_field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 

@@ -12,9 +12,10 @@ use ringway_engine::backplane::{Answer, Event, Refusal, Request};
 use ringway_engine::ids::Bucket;
 use ringway_sys::thread::monotonic_ns;
 
-use super::call::{self, Outcome, Place};
+use super::call::{self, Again, Outcome, Place};
 use super::link::{Link, Reason, number, text};
 use super::metrics::Number;
+use super::opening;
 use super::redis::{Common, Job};
 use super::scripts::Script;
 
@@ -53,7 +54,7 @@ pub(super) struct Pipeline {
     sent: VecDeque<Sent>,
     bytes: usize,
     /// Calls to be made again once the id has been read.
-    stale: Vec<Job>,
+    stale: Vec<(Job, String)>,
     /// Calls to be made again once scripts are loaded.
     unloaded: Vec<Job>,
     /// Replies to SCRIPT LOAD that are to come.
@@ -69,7 +70,8 @@ pub(super) struct Pipeline {
 
 impl Pipeline {
     /// For a connection that has read this id.
-    pub(super) fn new(replication_id: String) -> Self {
+    pub(super) fn new(common: &Common, replication_id: String) -> Self {
+        common.identified(Some(&replication_id), None);
         Pipeline { replication_id, ..Pipeline::default() }
     }
 
@@ -90,6 +92,7 @@ impl Pipeline {
         let place = Place {
             keys: &common.keys,
             node,
+            writer: common.writer(),
             replication_id: &self.replication_id,
             meta_ttl_ms: common.meta_ttl_ms(&job.request),
             bucket_publish_above: common.bucket_publish_above(),
@@ -162,11 +165,13 @@ impl Pipeline {
                 }
             }
             Sent::Identity => {
-                self.replication_id = super::opening::info_field(text(&value).unwrap_or_default(), "master_replid")
-                    .ok_or("the server does not give its replication id")?
-                    .into();
-                for mut job in mem::take(&mut self.stale) {
-                    job.again = true;
+                let (now, before) = opening::identities(text(&value).unwrap_or_default())?;
+                common.identified(Some(&now), Some(&self.replication_id));
+                self.replication_id = now;
+                for (mut job, stored) in mem::take(&mut self.stale) {
+                    // A slot that has moved comes whole from a primary that lives on. This server's own past does not.
+                    let moved = stored != before && stored != self.replication_id && common.is_living(&stored);
+                    job.again = if moved { Again::Adopted } else { Again::NewHistory };
                     self.send(common, node, link, job);
                 }
                 self.end_run(common, link);
@@ -198,13 +203,13 @@ impl Pipeline {
         match call::outcome(&job.request, value) {
             Outcome::Done(Ok(answer)) if is_replicated(&job.request) => self.held.push((job, answer)),
             Outcome::Done(result) => common.answer(job, result, out),
-            Outcome::Stale => {
+            Outcome::Stale(stored) => {
                 common.metrics.add(Number::Stale, 1);
                 if self.stale.is_empty() {
                     link.push(cmd("INFO").arg("replication"));
                     self.sent.push_back(Sent::Identity);
                 }
-                self.stale.push(job);
+                self.stale.push((job, stored));
             }
             Outcome::NoScript => {
                 if self.loads == 0 {
@@ -239,6 +244,7 @@ impl Pipeline {
 
     /// The connection is gone: answers everything.
     pub(super) fn fail(self, common: &Common, out: &mut Vec<Event>) {
+        common.identified(None, Some(&self.replication_id));
         for (job, _) in self.held {
             common.answer(job, Err(Refusal::Unknown), out);
         }
@@ -248,7 +254,8 @@ impl Pipeline {
                 common.answer(job, Err(refusal), out);
             }
         }
-        for job in self.stale.into_iter().chain(self.unloaded).chain(self.waiting) {
+        let stale = self.stale.into_iter().map(|(job, _)| job);
+        for job in stale.chain(self.unloaded).chain(self.waiting) {
             common.answer(job, Err(Refusal::Unavailable), out);
         }
     }

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use ringway_engine::route;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
+use super::call::Again;
 use super::config::{Address, BackplaneConfig, Mode};
 use super::keys::Keys;
 use super::link::Reason;
@@ -50,8 +51,7 @@ pub(super) struct Job {
     pub(super) bucket: Bucket,
     pub(super) request: Request,
     pub(super) bytes: usize,
-    /// It is the second call, behind a look at the replication id.
-    pub(super) again: bool,
+    pub(super) again: Again,
 }
 
 /// What all tasks of one backplane share.
@@ -63,6 +63,10 @@ pub(super) struct Common {
     requests: AtomicUsize,
     bytes: AtomicUsize,
     living: AtomicUsize,
+    /// Names this process's batches: a batch whose outcome is unknown keeps its name when the node becomes another one.
+    writer: OnceLock<u32>,
+    /// Replication ids of the primaries that this node is connected with.
+    identities: RwLock<Vec<String>>,
     routes: RwLock<Vec<Option<mpsc::UnboundedSender<Order>>>>,
 }
 
@@ -106,6 +110,25 @@ impl Common {
             _ => 0,
         };
         self.config.channel_meta_ttl_ms.max(history_ms)
+    }
+
+    /// See the field.
+    pub(super) fn writer(&self) -> u32 {
+        self.writer.get().copied().unwrap_or_default()
+    }
+
+    /// A session's primary has this replication id now, instead of that.
+    pub(super) fn identified(&self, now: Option<&str>, before: Option<&str>) {
+        let mut identities = self.identities.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(place) = before.and_then(|before| identities.iter().position(|id| id == before)) {
+            identities.swap_remove(place);
+        }
+        identities.extend(now.map(String::from));
+    }
+
+    /// Whether a primary that this node is connected with has this replication id.
+    pub(super) fn is_living(&self, identity: &str) -> bool {
+        self.identities.read().unwrap_or_else(PoisonError::into_inner).iter().any(|id| id == identity)
     }
 
     fn set_living(&self, living: usize) {
@@ -168,6 +191,8 @@ impl Redis {
             requests: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             living: AtomicUsize::new(1),
+            writer: OnceLock::new(),
+            identities: RwLock::default(),
             routes: RwLock::new((0..BUCKETS).map(|_| None).collect()),
         });
         let (stop, stopped) = oneshot::channel();
@@ -192,7 +217,7 @@ impl Backplane for Redis {
         let common = &self.common;
         common.metrics.add(Number::Requests, 1);
         let bytes = request.memory_bytes();
-        let job = Job { token, bucket: route::bucket(request.subject_name()), request, bytes, again: false };
+        let job = Job { token, bucket: route::bucket(request.subject_name()), request, bytes, again: Again::No };
         let requests = common.requests.fetch_add(1, Ordering::Relaxed);
         let all_bytes = common.bytes.fetch_add(bytes, Ordering::Relaxed);
         let is_over =
@@ -249,6 +274,7 @@ struct Manager {
     /// When the map is looked at again. Single servers and sentinels have none: their one session looks by itself.
     look_at: Instant,
     complained: bool,
+    last_place: u16,
 }
 
 impl Manager {
@@ -264,6 +290,7 @@ impl Manager {
             register_at: now,
             look_at: now,
             complained: false,
+            last_place: 0,
         }
     }
 
@@ -294,7 +321,9 @@ impl Manager {
     /// A session has found that the map is not what it was.
     fn note(&mut self, address: &Address, report: &Report) {
         self.look_at = self.look_at.min(Self::after(MAP_RETRY_MS));
-        if let (Report::Lost(bucket), Some(held)) = (report, self.sessions.get_mut(address)) {
+        if let (Report::Lost(bucket), Some(held)) = (report, self.sessions.get_mut(address))
+            && held.buckets.contains(*bucket)
+        {
             held.buckets.remove(*bucket);
             let mut lost = Buckets::NONE;
             lost.insert(*bucket);
@@ -357,10 +386,14 @@ impl Manager {
     }
 
     async fn acquire(&mut self) -> Result<(), Reason> {
-        match self.open_registry().await?.acquire().await? {
+        let place = self.last_place;
+        match self.open_registry().await?.acquire(place).await? {
             Acquired::Yes { node, living } => {
                 self.common.metrics.add(Number::Registrations, 1);
                 self.common.set_living(living);
+                self.last_place = node.place;
+                // Of all registrations of this process the first one names its batches.
+                let _ = self.common.writer.set(node.generation);
                 // Before anything that is announced under this name. Nobody takes it any more: the process ends.
                 let _ = self.common.events.send(vec![Event::Registered(node)]).await;
                 self.tell_node(Some(node));

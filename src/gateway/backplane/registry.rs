@@ -18,6 +18,8 @@ use super::pipeline::load_scripts;
 use super::scripts::Script;
 use super::topology::Topology;
 
+/// So many times the lease a place is kept for a node that has gone silent.
+const PLACE_LEASES: u64 = 60;
 /// Living nodes at most; places are below it.
 pub(super) const NODES_MAX: u16 = 4_096;
 
@@ -74,14 +76,17 @@ impl Registry {
         })
     }
 
+    /// `place`: the one that this process had before, or 0.
+    ///
     /// # Errors
     /// The connection is of no more use, or no place is free.
-    pub(super) async fn acquire(&mut self) -> Result<Acquired, Reason> {
+    pub(super) async fn acquire(&mut self, place: u16) -> Result<Acquired, Reason> {
         let mut call = script(Script::Acquire, self.keys.len());
         for key in &self.keys {
             call.arg(key);
         }
         call.arg(&self.boot).arg(self.lease_ms).arg(&self.name).arg(NODES_MAX);
+        call.arg(place).arg(self.lease_ms * PLACE_LEASES);
         let reply = self.ask(call).await?;
         let numbers: Vec<u64> = reply.as_sequence().unwrap_or_default().iter().filter_map(number).collect();
         match numbers[..] {
@@ -116,6 +121,7 @@ impl Registry {
         let mut call = script(Script::Renew, 3);
         call.arg(&self.keys[0]).arg(format!("{}{}", self.keys[3], node.place)).arg(&self.keys[2]);
         call.arg(&self.boot).arg(lease_ms).arg(&self.name).arg(node.generation);
+        call.arg(self.lease_ms * PLACE_LEASES);
         number(&self.ask(call).await?).ok_or_else(|| "the registry's answer cannot be read".into())
     }
 

@@ -211,7 +211,7 @@ impl Session {
         let Some(node) = self.node else { return End::Node };
         let mut serving = Serving {
             node,
-            pipeline: Pipeline::new(opened.replication_id),
+            pipeline: Pipeline::new(&self.common, opened.replication_id),
             commands: opened.commands,
             feed: opened.feed,
             inboxes: Inboxes::new(),
@@ -345,6 +345,10 @@ impl Serving {
             let text = "the server is one of a cluster (MOVED): set backplane.mode to cluster";
             return Err(End::Failed(text.into()));
         }
+        if !session.buckets.contains(bucket) {
+            // Said already: several requests were on their way.
+            return Ok(());
+        }
         let mut buckets = Buckets::NONE;
         buckets.insert(bucket);
         session.drop_buckets(&buckets);
@@ -364,7 +368,7 @@ impl Serving {
     fn look(&mut self, session: &mut Session) -> Result<(), End> {
         self.looks += 1;
         self.looks_without_feed += 1;
-        if self.looks % LOOKS_PER_ROLE == 0 {
+        if self.looks.is_multiple_of(LOOKS_PER_ROLE) {
             self.pipeline.ask_role(&mut self.commands);
             self.inboxes.ping(&mut self.feed);
             self.feed.write_some().map_err(End::Failed)?;

@@ -2,11 +2,11 @@
 -- KEYS: 1 hash, 2 stream, 3 interest set.
 -- ARGV: 1-4 see position.lua; 5 the node's generation, 6 records at most, 7 epoch and 8 offset that the node has (empty:
 -- none), 9 inbox prefix.
--- Returns { epoch, top, stream entries upwards }, or 'stale'.
+-- Returns { epoch, top, stream entries upwards }, or { 'stale', replication id }.
 local m = redis.call('HMGET', KEYS[1], 'e', 's', 'r')
 local epoch, top = position(m)
 if not epoch then
-    return 'stale'
+    return { 'stale', m[3] }
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 if redis.call('SADD', KEYS[3], ARGV[5]) == 1 and redis.call('SCARD', KEYS[3]) > 1 then

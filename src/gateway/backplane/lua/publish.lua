@@ -1,13 +1,13 @@
 -- Numbers a batch, keeps it, and says it to interested nodes. All or nothing.
 -- KEYS: 1 hash, 2 stream, 3 interest set, 4 idempotency key (if there is one).
--- ARGV: 1-4 see position.lua; 5 the node's field for its last batch, 6 its generation:number, 7 publications kept,
+-- ARGV: 1-4 see position.lua; 5 the node's field for its last batch, 6 its writer:number, 7 publications kept,
 -- 8 for how long, 9 how long the key is remembered, 10 inbox prefix, 11 bucket channel, 12 more nodes than this hear it
 -- over the bucket channel, 13 lengths and channel as feed.rs reads them, 14... the records.
--- Returns { epoch, first offset, 1 if the key was there }, or 'stale'.
+-- Returns { epoch, first offset, 1 if the key was there }, or { 'stale', replication id }.
 local m = redis.call('HMGET', KEYS[1], 'e', 's', 'r', 'h', ARGV[5])
 local epoch, top = position(m)
 if not epoch then
-    return 'stale'
+    return { 'stale', m[3] }
 end
 if m[5] then
     local batch, first, old = string.match(m[5], '^(%d+:%d+):(%d+):?(.*)$')

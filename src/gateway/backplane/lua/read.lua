@@ -1,10 +1,10 @@
 -- Reads history.
 -- KEYS: 1 hash, 2 stream. ARGV: 1-4 see position.lua; 5 records at most, 6 offset (empty: none), 7 '1': newest first.
--- Returns { epoch, top, stream entries }, or 'stale'.
+-- Returns { epoch, top, stream entries }, or { 'stale', replication id }.
 local m = redis.call('HMGET', KEYS[1], 'e', 's', 'r')
 local epoch, top = position(m)
 if not epoch then
-    return 'stale'
+    return { 'stale', m[3] }
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 local entries = {}

@@ -1,7 +1,7 @@
 #!lua
 -- Renews a node's leases, or with a lease of 0 gives them back.
 -- KEYS: 1 lease on the name, 2 lease on the place, 3 living nodes.
--- ARGV: 1 boot id, 2 lease in ms, 3 name, 4 generation.
+-- ARGV: 1 boot id, 2 lease in ms, 3 name, 4 generation, 5 see acquire.lua (6).
 -- Returns the number of living nodes, or 0 if one of the leases is not this node's any more.
 if redis.call('GET', KEYS[1]) ~= ARGV[1] or redis.call('GET', KEYS[2]) ~= ARGV[3] .. ' ' .. ARGV[1] then
     return 0
@@ -12,7 +12,7 @@ if ARGV[2] == '0' then
     return 1
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[5])
 local now = redis.call('TIME')
 local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
 redis.call('ZADD', KEYS[3], now_ms + tonumber(ARGV[2]), ARGV[4])

@@ -1,0 +1,310 @@
+//! Rules R1 to R7 of the contract, over any implementation.
+//!
+//! In: a [`Fleet`] that makes nodes. Out: a panic where a rule does not hold. Each test has channels of its own.
+
+use ringway_engine::backplane::{Answer, Audience, Keep, Request, Subject};
+use ringway_engine::route;
+
+use crate::dice::Dice;
+use crate::fire::Fire;
+use crate::node::Node;
+
+/// Makes nodes that share an engine.
+pub(crate) trait Fleet {
+    /// A new node, ready.
+    fn node(&self) -> Node;
+    /// Time goes on for the engine.
+    fn pass_ms(&self, ms: u64);
+}
+
+/// All rules that need no fault.
+pub(crate) fn run(fleet: &dyn Fleet) {
+    let rules: &[(&str, fn(&dyn Fleet))] = &[
+        ("offsets grow by one and the feed comes in that order", order),
+        ("an idempotency key gives the first position", keys),
+        ("a batch number gives the first position", repeated_batch),
+        ("pages are dense and reach the top", pages),
+        ("history ends by size and by time, and offsets go on", kept),
+        ("what is forgotten is gone, and offsets go on", forget),
+        ("who is told hears, and nobody else", tell),
+        ("who does not follow hears nothing", unfollow),
+        ("an epoch is that of who came first", epochs),
+        ("nothing is missing behind a follow", under_fire),
+    ];
+    for (name, rule) in rules {
+        println!("rule: {name}");
+        rule(fleet);
+    }
+}
+
+fn bytes(records: &[&str]) -> Vec<Box<[u8]>> {
+    records.iter().map(|record| record.as_bytes().into()).collect()
+}
+
+fn order(fleet: &dyn Fleet) {
+    let mut dice = Dice::new("order");
+    let mut nodes = [fleet.node(), fleet.node(), fleet.node()];
+    let channel = "order:1";
+    let start = nodes[0].follow(channel, None, 0).top;
+    nodes[1].follow(channel, None, 0);
+    let mut expected = Vec::new();
+    for turn in 0..60 {
+        let records: Vec<String> = (0..1 + dice.below(5)).map(|n| format!("{turn}-{n}")).collect();
+        let slices: Vec<&[u8]> = records.iter().map(String::as_bytes).collect();
+        let first = nodes[dice.below(3)].publish(channel, &slices).first;
+        assert_eq!((first.epoch, first.offset), (start.epoch, start.offset + 1 + expected.len() as u64));
+        expected.extend(records);
+    }
+    for node in &mut nodes[..2] {
+        let mut seen = Vec::new();
+        while seen.len() < expected.len() {
+            let (epoch, prev, records) = node.fed(channel);
+            assert_eq!((epoch, prev), (start.epoch, start.offset + seen.len() as u64));
+            seen.extend(records);
+        }
+        assert_eq!(seen, bytes(&expected.iter().map(String::as_str).collect::<Vec<_>>()));
+    }
+    nodes[2].settle();
+    assert!(nodes[2].feed.is_empty(), "who does not follow hears nothing");
+}
+
+/// Two channels of one bucket.
+fn neighbours(stem: &str) -> (String, String) {
+    let first = format!("{stem}:0");
+    let same = |name: &String| route::bucket(name) == route::bucket(&first);
+    let second = (1..).map(|n| format!("{stem}:{n}")).find(same).expect("there are many names");
+    (first, second)
+}
+
+fn keys(fleet: &dyn Fleet) {
+    let (mut a, mut b) = (fleet.node(), fleet.node());
+    let (one, two) = neighbours("keys");
+    b.follow(&one, None, 0);
+    b.follow(&two, None, 0);
+    let keyed = |node: &mut Node, channel: &str, record: &[u8], window_ms| {
+        let mut batch = node.batch(channel, &[record]);
+        batch.idempotency_key = b"k:1".as_slice().into();
+        batch.idempotency_window_ms = window_ms;
+        node.publish_batch(batch)
+    };
+    let first = keyed(&mut a, &one, b"1", 60_000);
+    assert!(!first.duplicate);
+    let again = keyed(&mut b, &one, b"other", 60_000);
+    assert!(again.duplicate);
+    assert_eq!(again.first, first.first);
+    let other = keyed(&mut a, &two, b"2", 60_000);
+    assert!(!other.duplicate, "a key is of one channel");
+    a.publish(&one, &[b"3"]);
+    assert_eq!(b.fed(&one).2, bytes(&["1"]));
+    assert_eq!(b.fed(&one).2, bytes(&["3"]), "a duplicate is not fed");
+    assert_eq!(b.fed(&two).2, bytes(&["2"]));
+    // Of channels whose names and keys run into each other.
+    let mut batch = a.batch("keys:a", &[b"x"]);
+    batch.idempotency_key = b"b:c".as_slice().into();
+    a.publish_batch(batch);
+    let mut batch = a.batch("keys:a:b", &[b"x"]);
+    batch.idempotency_key = b"c".as_slice().into();
+    assert!(!a.publish_batch(batch).duplicate);
+    // Behind its window it is forgotten.
+    let short = "keys:short";
+    keyed(&mut a, short, b"1", 40);
+    assert!(keyed(&mut a, short, b"1", 40).duplicate);
+    fleet.pass_ms(80);
+    assert!(!keyed(&mut a, short, b"1", 40).duplicate);
+}
+
+fn repeated_batch(fleet: &dyn Fleet) {
+    let (mut a, mut b) = (fleet.node(), fleet.node());
+    let channel = "repeated:1";
+    b.follow(channel, None, 0);
+    a.publish(channel, &[b"0"]);
+    let batch = a.batch(channel, &[b"1", b"2"]);
+    let first = a.publish_batch(batch.clone());
+    assert_eq!(first.first.offset, 2);
+    for _ in 0..2 {
+        assert_eq!(a.publish_batch(batch.clone()), first, "the same number is the same batch");
+    }
+    // Other nodes count for themselves.
+    assert_eq!(b.publish(channel, &[b"3"]).first.offset, 4);
+    assert_eq!(a.publish_batch(batch), first);
+    assert_eq!(a.publish(channel, &[b"4"]).first.offset, 5);
+    let mut seen = Vec::new();
+    while seen.len() < 5 {
+        seen.extend(b.fed(channel).2);
+    }
+    assert_eq!(seen, bytes(&["0", "1", "2", "3", "4"]));
+    b.settle();
+    assert!(b.feed.is_empty());
+}
+
+fn pages(fleet: &dyn Fleet) {
+    let mut a = fleet.node();
+    let channel = "pages:1";
+    let page = a.read(channel, None, 10, false);
+    assert_eq!((page.top.offset, page.records.len()), (0, 0));
+    for n in 1..=20u8 {
+        let mut batch = a.batch(channel, &[&[n]]);
+        batch.keep.size = 10;
+        a.publish_batch(batch);
+    }
+    // Kept: 11 to 20.
+    let mut check = |since, limit, reverse, expected: &[u8]| {
+        let page = a.read(channel, since, limit, reverse);
+        assert_eq!(page.top.offset, 20);
+        let seen: Vec<u8> = page.records.iter().map(|record| record[0]).collect();
+        assert_eq!(seen, expected, "{since:?} {limit} {reverse}");
+        if !expected.is_empty() {
+            assert_eq!(page.first, u64::from(expected[0]));
+        }
+    };
+    check(None, 4, false, &[11, 12, 13, 14]);
+    check(None, 100, false, &[11, 12, 13, 14, 15, 16, 17, 18, 19, 20]);
+    check(Some(17), 100, false, &[18, 19, 20]);
+    check(Some(17), 2, false, &[18, 19]);
+    check(Some(3), 2, false, &[11, 12]);
+    check(Some(20), 5, false, &[]);
+    check(Some(90), 5, false, &[]);
+    check(None, 0, false, &[]);
+    check(None, 3, true, &[20, 19, 18]);
+    check(Some(13), 5, true, &[12, 11]);
+    check(Some(11), 5, true, &[]);
+    check(Some(0), 5, true, &[]);
+    check(Some(90), 1, true, &[20]);
+    let top = a.read(channel, None, 0, false).top;
+    for (since, limit, expected) in [
+        (None, 0, &[][..]),
+        (None, 2, &[19, 20]),
+        (Some(18), 10, &[19, 20]),
+        (Some(18), 0, &[]),
+        (Some(15), 2, &[16, 17]),
+        (Some(20), 10, &[]),
+    ] {
+        let since = since.map(|offset| ringway_engine::lane_message::Position { offset, epoch: top.epoch });
+        let page = a.follow(channel, since, limit);
+        assert_eq!(page.top, top);
+        assert_eq!(page.records.iter().map(|record| record[0]).collect::<Vec<_>>(), expected);
+    }
+    let strange = ringway_engine::lane_message::Position { offset: 15, epoch: a.fresh() };
+    assert!(a.follow(channel, Some(strange), 10).records.is_empty(), "nothing follows a position of another epoch");
+}
+
+fn kept(fleet: &dyn Fleet) {
+    let mut a = fleet.node();
+    let channel = "kept:1";
+    let publish = |a: &mut Node, records: &[&[u8]], keep| {
+        let mut batch = a.batch(channel, records);
+        batch.keep = keep;
+        a.publish_batch(batch).first.offset
+    };
+    let three = Keep { size: 3, ttl_ms: 60_000 };
+    // A batch longer than what is kept.
+    assert_eq!(publish(&mut a, &[b"1", b"2", b"3", b"4", b"5"], three), 1);
+    let page = a.read(channel, None, 10, false);
+    assert_eq!((page.first, page.records), (3, bytes(&["3", "4", "5"])));
+    // Nothing is kept: what was is no history any more, because it does not reach the top.
+    assert_eq!(publish(&mut a, &[b"6"], Keep { size: 0, ttl_ms: 60_000 }), 6);
+    let page = a.read(channel, None, 10, false);
+    assert_eq!((page.top.offset, page.records.len()), (6, 0));
+    assert_eq!(publish(&mut a, &[b"7"], three), 7);
+    let page = a.read(channel, None, 10, false);
+    assert_eq!((page.first, page.records), (7, bytes(&["7"])));
+    // It ends some time behind the latest publication.
+    assert_eq!(publish(&mut a, &[b"8"], Keep { size: 3, ttl_ms: 50 }), 8);
+    assert_eq!(a.read(channel, None, 10, false).records.len(), 2);
+    fleet.pass_ms(100);
+    let page = a.read(channel, None, 10, false);
+    assert_eq!((page.top.offset, page.records.len()), (8, 0));
+    assert_eq!(publish(&mut a, &[b"9"], three), 9);
+    let page = a.read(channel, None, 10, false);
+    assert_eq!((page.first, page.records), (9, bytes(&["9"])));
+}
+
+fn forget(fleet: &dyn Fleet) {
+    let mut a = fleet.node();
+    let channel = "forget:1";
+    a.forget(channel);
+    let epoch = a.publish(channel, &[b"1", b"2"]).first.epoch;
+    a.forget(channel);
+    let page = a.read(channel, None, 10, false);
+    assert_eq!((page.top.offset, page.top.epoch, page.records.len()), (2, epoch, 0));
+    assert_eq!(a.publish(channel, &[b"3"]).first.offset, 3);
+    let page = a.read(channel, None, 10, false);
+    assert_eq!((page.first, page.records), (3, bytes(&["3"])));
+}
+
+fn tell(fleet: &dyn Fleet) {
+    let (mut a, mut b, mut c) = (fleet.node(), fleet.node(), fleet.node());
+    let channel = Subject::Channel("tell:1".into());
+    let user = Subject::User("tell:1".into());
+    assert_eq!(a.tell(channel.clone(), Audience::Interested, b"nobody"), 0);
+    a.follow("tell:1", None, 0);
+    b.follow("tell:1", None, 0);
+    c.follow_user("tell:1");
+    assert_eq!(a.tell(channel.clone(), Audience::Interested, b"both"), 2);
+    assert_eq!(a.told(&channel), (*b"both").into());
+    assert_eq!(b.told(&channel), (*b"both").into());
+    assert_eq!(a.tell(user.clone(), Audience::Interested, b"c"), 1);
+    assert_eq!(c.told(&user), (*b"c").into());
+    let to = Audience::Node(b.id.generation);
+    assert_eq!(a.tell(channel.clone(), to, b"b"), 1);
+    assert_eq!(b.told(&channel), (*b"b").into());
+    assert_eq!(a.tell(channel.clone(), Audience::Node(u32::MAX), b"gone"), 0);
+    // It keeps its place among publications.
+    let publish = a.batch("tell:1", &[b"1"]);
+    let tokens = [
+        a.submit(Request::Publish(publish)),
+        a.submit(Request::Tell(ringway_engine::backplane::Tell {
+            subject: channel.clone(),
+            to: Audience::Interested,
+            body: (*b"between").into(),
+        })),
+    ];
+    let publish = a.batch("tell:1", &[b"2"]);
+    let third = a.submit(Request::Publish(publish));
+    for token in tokens.into_iter().chain([third]) {
+        a.answer(token).expect("it happens");
+    }
+    b.wait_until("three things", |b| b.feed.len() >= 3);
+    let is_told = |n: usize| matches!(b.feed[n].what, ringway_engine::backplane::Fed::Told(_));
+    assert_eq!([is_told(0), is_told(1), is_told(2)], [false, true, false]);
+    c.settle();
+    assert!(c.feed.is_empty());
+}
+
+fn unfollow(fleet: &dyn Fleet) {
+    let (mut a, mut b) = (fleet.node(), fleet.node());
+    b.follow("unfollow:1", None, 0);
+    b.follow_user("unfollow");
+    b.unfollow("unfollow:1");
+    let token = b.submit(Request::Unfollow(Subject::User("unfollow".into())));
+    assert_eq!(b.answer(token), Ok(Answer::Done));
+    a.publish("unfollow:1", &[b"1"]);
+    assert_eq!(a.tell(Subject::User("unfollow".into()), Audience::Interested, b""), 0);
+    b.settle();
+    assert!(b.feed.is_empty(), "{:?}", b.feed);
+    // And again.
+    assert_eq!(b.follow("unfollow:1", None, 0).top.offset, 1);
+    a.publish("unfollow:1", &[b"2"]);
+    assert_eq!(b.fed("unfollow:1").1, 1);
+}
+
+fn epochs(fleet: &dyn Fleet) {
+    let (mut a, mut b) = (fleet.node(), fleet.node());
+    let request = a.follow_request("epochs:1", None, 0);
+    let Request::Follow(follow) = &request else { unreachable!() };
+    let fresh = follow.fresh;
+    let token = a.submit(request);
+    let Ok(Answer::Page(page)) = a.answer(token) else { panic!("a page") };
+    assert_eq!(page.top.epoch, fresh);
+    assert_eq!(b.follow("epochs:1", None, 0).top.epoch, fresh);
+    assert_eq!(b.publish("epochs:1", &[b"1"]).first.epoch, fresh);
+    assert_eq!(b.read("epochs:1", None, 0, false).top.epoch, fresh);
+    assert_ne!(b.read("epochs:2", None, 0, false).top.epoch, fresh);
+}
+
+fn under_fire(fleet: &dyn Fleet) {
+    let mut fire = Fire::new("under_fire", vec![fleet.node(), fleet.node()], vec![fleet.node(), fleet.node()]);
+    fire.rounds(600, &mut |_, _| {});
+    fire.finish();
+    assert_eq!(fire.epoch_changes, 0);
+}
