@@ -139,7 +139,6 @@ fn sentence(progress: &Progress) -> String {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "a command that waits for another process has no loop to sleep in")]
 fn pause() {
     std::thread::sleep(Duration::from_millis(LOOK_INTERVAL_MS));
 }
