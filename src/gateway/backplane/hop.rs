@@ -185,7 +185,7 @@ impl<B: Backplane> Relay<B> {
                     }
                 }
                 Event::Feed(feed) => self.lanes.feed(feed),
-                Event::Registered(node) => self.lanes.to_all(&Event::Registered(node)),
+                Event::Registered(node) => self.lanes.say_to_all(&Event::Registered(node)),
                 Event::Broken(buckets) => {
                     self.lanes.open.remove_all(&buckets);
                     self.lanes.say_to_all(&Event::Broken(buckets));

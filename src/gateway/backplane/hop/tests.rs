@@ -31,8 +31,14 @@ impl Backplane for Played {
 fn relay(capacity_batches: usize, spill_bytes_max: usize) -> (Relay<Played>, Arc<Shared>) {
     let inboxes = (0..SHARDS + 2).map(|_| Inbox::new(capacity_batches, SHARDS as usize + 2).expect("opens")).collect();
     let metrics = MetricsHub::new(SHARDS as usize);
-    let shared =
-        Arc::new(Shared { shards: SHARDS, inboxes, metrics, stop: AtomicBool::new(false), stop_timeout_ms: 0 });
+    let shared = Arc::new(Shared {
+        shards: SHARDS,
+        inboxes,
+        metrics,
+        stop: AtomicBool::new(false),
+        stop_timeout_ms: 0,
+        drain: crate::drain::DrainOrders::new(SHARDS.into()),
+    });
     let lanes = Lanes::new(&shared, shared.backplane(), spill_bytes_max, 100, Arc::default());
     (Relay { backplane: Played::default(), lanes, asked: Asked::default(), events: Vec::new() }, shared)
 }
@@ -57,7 +63,7 @@ fn ask(shared: &Shared, from: u16, token: u64) {
 
 fn feed(bucket: u16, bytes: usize) -> Event {
     let what = Fed::Told(vec![0; bytes].into());
-    Event::Feed(Feed { bucket: Bucket(bucket), subject: Subject::Channel("c".into()), what })
+    Event::Feed(Feed { bucket: Bucket(bucket), addressed: true, subject: Subject::Channel("c".into()), what })
 }
 
 fn turn(relay: &mut Relay<Played>) {
