@@ -216,7 +216,8 @@ def run(scenario, arguments):
             if not arguments.no_backplane:
                 redis_port = low_port()
                 redis = Process(folder, "redis", ["redis-server", "--port", redis_port, "--bind", "127.0.0.1", "--save", "",
-                                                  "--dir", folder, "--stream-node-max-bytes", "512"])
+                                                  "--dir", folder, "--stream-node-max-bytes", "512",
+                                                  "--client-output-buffer-limit", "pubsub 512mb 256mb 60"])
                 processes.append(redis)
                 redis.until("listening", lambda: listens(redis_port))
             for number in range(scenario["nodes"]):

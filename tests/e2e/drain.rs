@@ -198,6 +198,7 @@ fn a_backend_has_all_its_acknowledgements_and_goes_on_elsewhere() {
     assert!(there > 0, "it has gone on at the other node");
     let log = leaving.stderr();
     let elapsed = log.lines().find(|line| line.contains("elapsed_ms=")).expect("a last word");
-    let elapsed_ms: u64 = elapsed.split("elapsed_ms=").nth(1).and_then(|text| text.trim().parse().ok()).expect("a number");
+    let elapsed_ms: u64 =
+        elapsed.split("elapsed_ms=").nth(1).and_then(|text| text.trim().parse().ok()).expect("a number");
     assert!(elapsed_ms < 10_000, "it left by itself, not at the end of its time: {elapsed}");
 }

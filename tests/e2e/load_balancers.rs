@@ -149,7 +149,10 @@ fn clients_of_a_drained_node_reach_the_other_one_through_haproxy() {
     let output = command.wait_with_output().expect("ended");
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(output.status.success(), "{said}");
-    assert!(said.contains(&format!("left: {there} clients were sent away one after the other, 0 all at once")), "{said}");
+    assert!(
+        said.contains(&format!("left: {there} clients were sent away one after the other, 0 all at once")),
+        "{said}"
+    );
     assert!(leaving.wait_exit().success());
     eventually_is("everybody is at the other node", CLIENTS as u64, || subscribed(&staying));
     eventually("everybody hears of it", || {
