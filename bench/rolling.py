@@ -216,7 +216,8 @@ def run(scenario, arguments):
             if not arguments.no_backplane:
                 redis_port = low_port()
                 redis = Process(folder, "redis", ["redis-server", "--port", redis_port, "--bind", "127.0.0.1", "--save", "",
-                                                  "--dir", folder, "--stream-node-max-bytes", "512"])
+                                                  "--dir", folder, "--stream-node-max-bytes", "512",
+                                                  "--client-output-buffer-limit", "pubsub 512mb 256mb 60"])
                 processes.append(redis)
                 redis.until("listening", lambda: listens(redis_port))
             for number in range(scenario["nodes"]):
@@ -299,6 +300,12 @@ def table(results, scenario, arguments):
     row("never confirmed to clients that publish", lambda one: one["unconfirmed_publications"])
     row("slowest drain, s", lambda one: max(drain["drain_s"] for drain in one["drains"]))
     row("verdict", lambda one: "every delivery right" if one["intact"] else "; ".join(one["problems"]))
+    for number, one in enumerate(results):
+        for name in ("closes", "refusals", "resubscribes", "refused_subscribes", "refused_publishes", "ingest_refusals",
+                     "ingest_moves", "faults"):
+            if one.get(name):
+                lines += ["", f"Run {number + 1}, {name.replace('_', ' ')}: "
+                          + "; ".join(f"{reason} {count:,}" for reason, count in one[name].items()) + "."]
     return "\n".join(lines)
 
 

@@ -200,7 +200,7 @@ impl Publishing {
             net::pin_to_core(cpu)?;
         }
         let mut at_once = false;
-        while !at_once && !(self.stopping && self.settled()) {
+        while !(at_once || self.stopping && self.settled()) {
             match stopped.try_recv() {
                 Ok(()) if self.stopping => at_once = true,
                 Ok(()) => self.stopping = true,

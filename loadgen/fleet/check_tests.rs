@@ -179,7 +179,7 @@ fn a_late_number_of_a_writer_that_did_not_wait_is_not_the_servers_disorder() {
 #[test]
 fn random_faults_are_counted_exactly() {
     let seed = std::time::SystemTime::UNIX_EPOCH.elapsed().map_or(1, |since| since.subsec_nanos());
-    println!("seed {seed}");
+    eprintln!("seed {seed}");
     let mut random = crate::fleet::reconnect::Random::new(u64::from(seed));
     let mut checker = subscribed();
     let (mut wanted, mut number, mut offset) = (Counts::default(), 0u32, 10u64);

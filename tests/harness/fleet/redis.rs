@@ -68,7 +68,9 @@ impl RedisServer {
             ("--save", ""),
             ("--daemonize", "no"),
             ("--repl-diskless-sync-delay", "0"),
+            // What a node asks for when it starts.
             ("--stream-node-max-bytes", "512"),
+            ("--client-output-buffer-limit", "pubsub 512mb 256mb 60"),
         ] {
             arguments.extend([key.to_owned(), value.to_owned()]);
         }
