@@ -31,7 +31,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory bench-ingest clean
+.PHONY: help run test tools sdk engines fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory bench-ingest bench-backplane clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -41,7 +41,7 @@ run: tools
 	cargo build --release -p ringway --bin ringway
 	exec $(CARGO_TARGET_DIR)/release/ringway --dev $(ARGS)
 
-test: tools sdk fmt lint binary unit instructions loom scripts
+test: tools sdk engines fmt lint binary unit instructions loom scripts
 	@echo "make test: everything passed"
 
 tools:
@@ -50,6 +50,10 @@ tools:
 
 sdk:
 	@tests/sdk/install.sh
+
+# Redis and Valkey, which tests of the backplane start.
+engines:
+	@tests/backplane/install.sh
 
 fmt:
 	cargo fmt --all --check
@@ -150,6 +154,10 @@ bench-tuning: tools
 
 bench-ingest: tools
 	bench/ingest.sh
+
+# The publish script at Redis and Valkey, and the engine's memory per channel.
+bench-backplane: engines
+	bench/backplane.sh
 
 clean:
 	cargo clean

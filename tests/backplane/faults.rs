@@ -148,7 +148,7 @@ fn forgotten_scripts_are_loaded_again() {
 #[test]
 fn a_lost_lease_makes_a_node_another_one() {
     let server = Server::start(Kind::Redis, &[]);
-    let fleet = RedisFleet::single(&[server.address()]);
+    let fleet = RedisFleet::new(Mode::Single, &[server.address()], |settings| settings.lease_ms = 3_000);
     let mut fire = Fire::new("lease", fleet.nodes(1), fleet.nodes(1));
     fire.run_for(SECOND / 4);
     let mut client = server.client();
@@ -188,7 +188,7 @@ fn a_publish_is_one_message_in_and_one_per_interested_node_out() {
     const NODES: usize = 8;
     const PUBLISHES: u64 = 20;
     let server = Server::start(Kind::Redis, &[]);
-    let fleet = RedisFleet::single(&[server.address()]);
+    let fleet = RedisFleet::new(Mode::Single, &[server.address()], |settings| settings.lease_ms = 6_000);
     let (mut nodes, metrics): (Vec<_>, Vec<_>) = (0..NODES).map(|n| fleet.named(&format!("n{n}"))).unzip();
     nodes[0].wait_until("it knows of all nodes", |_| metrics[0].get(Number::LivingNodes) == NODES as u64);
     // Over max(8 / 3, 2) = 2 interested nodes it is one message for all.
