@@ -221,6 +221,9 @@ pub struct Page {
     pub first: Offset,
     /// Each as `ringway_wire::record` has it.
     pub records: Vec<Box<[u8]>>,
+    /// The answer to a follow of a channel in which this node was not interested before, as the engine knows it: what was
+    /// published until now did not come to it.
+    pub joined: bool,
 }
 
 /// Why a request was not carried out.

@@ -229,13 +229,14 @@ impl Hub {
     }
 
     fn follow(&mut self, me: NodeId, follow: &Follow) -> Page {
-        self.interest.entry((false, follow.channel.clone())).or_default().insert(me.generation);
+        let joined = self.interest.entry((false, follow.channel.clone())).or_default().insert(me.generation);
         let channel = self.channel(&follow.channel, follow.fresh);
-        match follow.since {
+        let page = match follow.since {
             Some(since) if since.epoch != channel.epoch => channel.page(0, 0, false),
             Some(since) => channel.page(channel.behind(since.offset), follow.limit, false),
             None => channel.page(channel.records.len().saturating_sub(follow.limit as usize), follow.limit, false),
-        }
+        };
+        Page { joined, ..page }
     }
 
     fn read(&mut self, read: &Read) -> Page {
@@ -320,6 +321,6 @@ impl Channel {
             (from, self.records.iter().skip(from).take(limit).cloned().collect())
         };
         let first = if records.is_empty() { 0 } else { oldest + first as u64 };
-        Page { top, first, records }
+        Page { top, first, records, joined: false }
     }
 }

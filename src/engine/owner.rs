@@ -107,6 +107,8 @@ struct Channel {
     used_ms: u64,
     /// On a node of a fleet: whether the engine feeds it.
     stage: Stage,
+    /// How many breaks of the engine's feed it has seen.
+    breaks: u32,
     /// And what goes on about it.
     busy: Option<Box<Busy>>,
 }
@@ -325,6 +327,7 @@ impl Owner {
             rate: TokenBucket::default(),
             used_ms: around.now_ms,
             stage: Stage::Cold,
+            breaks: 0,
             busy: None,
         };
         *self.count_of(namespace) += 1;

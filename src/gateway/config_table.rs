@@ -488,6 +488,10 @@ limits! {
         "Bytes of publications that wait on one shard for the backplane. Over: error 111 (temporary).";
         "Memory per shard while the backplane is away.";
         "Raise it with limits.backplane_wait_ms and the rate of publishes.";
+    interest_check_ms, "ms" 0..=86_400_000;
+        "How often a channel's or user's interest is registered again with the backplane and its position compared; 0: never.";
+        "Channels and users divided by it are calls per second to the backplane.";
+        "Seldom. Keep it below half of backplane.channel_meta_ttl_ms.";
     presence_wait_ms, "ms" 100..=60_000;
         "How long a presence call waits for the nodes of the fleet. Over: it is answered without those that are late.";
         "A node that hangs costs each presence call so much time until it is gone.";

@@ -139,6 +139,8 @@ pub struct Shard {
     given_up: GivenUp,
     /// Users to be registered with the backplane.
     to_register: Vec<Box<str>>,
+    /// When all of them were last put there.
+    registered_ms: u64,
     now_ms: u64,
     swept_ms: u64,
     /// Until then an answer may be missing because this shard was late, not the peer.
@@ -196,6 +198,7 @@ impl Shard {
             losses: Losses::default(),
             given_up: GivenUp::new(),
             to_register: Vec::new(),
+            registered_ms: now_ms,
             now_ms,
             swept_ms: now_ms,
             late_until_ms: 0,

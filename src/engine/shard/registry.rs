@@ -56,9 +56,14 @@ impl Shard {
         owner.follow_again(&mut around);
     }
 
-    /// Tries those again whose registration was refused; once per tick.
+    /// Tries those again whose registration was refused, and now and then registers everybody again; once per tick.
     pub(super) fn register_refused(&mut self) {
         self.owner.take_unregistered(&mut self.to_register);
+        let interval_ms = u64::from(self.options.limits.interest_check_ms);
+        if self.owner.is_shared() && interval_ms > 0 && self.now_ms >= self.registered_ms + interval_ms {
+            self.registered_ms = self.now_ms;
+            self.register_again(&Buckets::ALL);
+        }
     }
 
     fn register_again(&mut self, buckets: &Buckets) {

@@ -14,6 +14,10 @@ use super::keys::Keys;
 use super::link::{number, text};
 use super::scripts::Script;
 
+/// Registers a node for a user. Sent with its text: a call that had to wait for the script to be loaded could be overtaken by
+/// the leave behind it.
+const FOLLOW_USER: &str = "redis.call('SADD', KEYS[1], ARGV[1]) return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+
 /// What every command needs.
 pub(super) struct Place<'a> {
     pub(super) keys: &'a Keys,
@@ -103,7 +107,12 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
             call.arg(u8::from(read.reverse));
             call
         }
-        Request::FollowUser { user } => one("SADD", keys.interest(&Subject::User(user.clone())), place.node.generation),
+        Request::FollowUser { user } => {
+            let mut call = cmd("EVAL");
+            call.arg(FOLLOW_USER).arg(1).arg(keys.interest(&Subject::User(user.clone())));
+            call.arg(place.node.generation).arg(place.meta_ttl_ms);
+            call
+        }
         Request::Unfollow(subject) => one("SREM", keys.interest(subject), place.node.generation),
         Request::Forget { channel } => {
             let mut call = cmd("DEL");
@@ -213,10 +222,13 @@ fn published(reply: &Value) -> Option<Published> {
 
 fn page(reply: Value) -> Option<Page> {
     let mut parts = reply.into_sequence().ok()?;
+    // Only a follow says whether it has registered the node.
+    let joined = parts.get(3).is_some_and(|joined| number(joined) == Some(1));
+    parts.truncate(3);
     let entries = parts.pop()?.into_sequence().ok()?;
     let [epoch, top] = &parts[..] else { return None };
     let top = Position { offset: number(top)?, epoch: Epoch::parse(text(epoch)?)? };
-    let mut page = Page { top, first: 0, records: Vec::with_capacity(entries.len()) };
+    let mut page = Page { top, first: 0, records: Vec::with_capacity(entries.len()), joined };
     for entry in entries {
         let mut entry = entry.into_sequence().ok()?;
         let fields = entry.pop()?.into_sequence().ok()?;

@@ -146,23 +146,23 @@ impl Owner {
         busy.again = false;
         busy.waiting.iter_mut().for_each(|waiting| waiting.asked = true);
         busy.held.iter_mut().for_each(|held| held.asked = true);
-        if let Some(fleet) = &mut self.fleet {
-            fleet.follows += 1;
-        }
+        let Some(fleet) = &mut self.fleet else { return };
+        fleet.follows += 1;
+        let breaks = fleet.breaks;
         around.metrics.add(Metric::FleetFollows, 1);
-        self.ask(Asked::Follow { channel: (slot, generation), was }, request, around);
+        self.ask(Asked::Follow { channel: (slot, generation), was, breaks }, request, around);
     }
 
-    /// A follow's answer. `was`: what this node had when it asked.
+    /// A follow's answer. `was`: what this node had when it asked; `breaks`: how often the feed had been broken.
     pub(super) fn followed(
         &mut self,
         (slot, generation): (u32, u32),
-        was: Option<Position>,
+        (was, breaks): (Option<Position>, u32),
         result: Result<Answer, Refusal>,
         around: &mut Surroundings<'_>,
     ) {
         let Some(channel) = self.channels.get_mut(slot, generation) else { return };
-        let (stage, epoch) = (channel.stage, channel.epoch);
+        let (stage, epoch, top, seen) = (channel.stage, channel.epoch, channel.top, channel.breaks);
         let Some(busy) = &mut channel.busy else { return };
         busy.following = false;
         let Ok(Answer::Page(page)) = result else {
@@ -170,12 +170,20 @@ impl Owner {
             busy.again = true;
             return;
         };
+        channel.breaks = breaks;
         match was {
             // It was not known, and somebody else's page has come since, which cannot be: one follow at a time.
             None if stage == Stage::Live => {}
             None => self.begin(slot, &page, around),
             // Given up meanwhile: whoever wants it now asks again.
             Some(_) if stage == Stage::Cold => return self.follow_soon_if_wanted(slot, around),
+            // The page is ahead of a feed that nothing has broken: what is between comes.
+            Some(was) if was.epoch == epoch && seen == breaks && !page.joined && page.is_ahead(was, top) => {
+                busy.again = true;
+                busy.waiting.iter_mut().for_each(|waiting| waiting.asked = false);
+                busy.held.iter_mut().for_each(|held| held.asked = false);
+                return;
+            }
             Some(was) if was.epoch == epoch => self.catch_up(slot, was, &page, around),
             Some(_) => {}
         }
@@ -218,8 +226,7 @@ impl Owner {
             return self.reset(slot, page, has_history, around);
         }
         if page.top.offset > top {
-            let covers = page.reaches_top() && page.first <= top + 1;
-            if !covers {
+            if !page.covers(top) {
                 return self.reset(slot, page, has_history, around);
             }
             let skip = (top + 1 - page.first) as usize;
@@ -327,6 +334,16 @@ fn wanted_records(recovers: impl Iterator<Item = RecoverFrom>, was: Option<Posit
 }
 
 impl Page {
+    /// Whether its records are all that follows an offset.
+    fn covers(&self, top: Offset) -> bool {
+        self.reaches_top() && self.first <= top + 1
+    }
+
+    /// Whether it shows the same history further than its records and what went out reach.
+    fn is_ahead(&self, was: Position, top: Offset) -> bool {
+        self.top.epoch == was.epoch && self.top.offset > top && !self.covers(top)
+    }
+
     /// Whether its records end at the top (or there are none, and it needs none).
     fn reaches_top(&self) -> bool {
         !self.records.is_empty() && self.first + self.records.len() as Offset == self.top.offset + 1

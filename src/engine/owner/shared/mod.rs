@@ -36,6 +36,7 @@ use crate::backplane::{Answer, Buckets, Event, Feed, Refusal, Request, Subject, 
 use crate::call::HistoryAsk;
 use crate::ids::CoreId;
 use crate::lane_message::{LaneMessage, Origin, Position};
+use crate::limits::TICK_MS;
 use crate::metrics::Metric;
 use crate::slots::Slots;
 use feed::Held;
@@ -81,6 +82,10 @@ pub(super) struct Fleet {
     /// This node's, by which others answer it.
     generation: u32,
     questions: Slots<Question>,
+    /// The first channel whose interest is to be checked next.
+    checked: u32,
+    /// Times that something fed may have been lost.
+    breaks: u32,
 }
 
 /// What goes on about one channel; there while something does, and until the next tick.
@@ -119,6 +124,8 @@ enum Asked {
     Follow {
         channel: (u32, u32),
         was: Option<Position>,
+        /// Of the fleet, when it was sent.
+        breaks: u32,
     },
     Read {
         origin: Origin,
@@ -164,6 +171,8 @@ impl Fleet {
             unregistered: Vec::new(),
             generation: 0,
             questions: Slots::new(),
+            checked: 0,
+            breaks: 0,
         }
     }
 
@@ -199,6 +208,7 @@ impl Owner {
             Event::Broken(buckets) => {
                 let Some(fleet) = &mut self.fleet else { return };
                 buckets.iter().for_each(|bucket| fleet.reachable.remove(bucket));
+                fleet.breaks = fleet.breaks.wrapping_add(1);
             }
             Event::Restored(buckets) => {
                 let Some(fleet) = &mut self.fleet else { return };
@@ -215,11 +225,11 @@ impl Owner {
         let Some(asked) = self.fleet.as_mut().and_then(|fleet| fleet.asked.remove(slot, generation)) else { return };
         match asked {
             Asked::Publish { channel } => self.batch_answered(channel, result, around),
-            Asked::Follow { channel, was } => {
+            Asked::Follow { channel, was, breaks } => {
                 if let Some(fleet) = &mut self.fleet {
                     fleet.follows -= 1;
                 }
-                self.followed(channel, was, result, around);
+                self.followed(channel, (was, breaks), result, around);
             }
             Asked::Read { origin, from, ask, channel } => {
                 self.history_read(&channel, &ask, (origin, from), result, around);
@@ -254,9 +264,30 @@ impl Owner {
             self.follow_if_needed(place.0, around);
         }
         self.unfollow_lonely(around);
+        self.check_interest(around);
         self.end_questions(around);
         if let Some(fleet) = &self.fleet {
             around.metrics.set(Metric::FleetQueuedBytes, fleet.queued_bytes as u64);
+        }
+    }
+
+    /// Follows each live channel again now and then, a few in each tick: a registration that was lost shows, and what the
+    /// engine keeps of the channel does not end while somebody is here.
+    fn check_interest(&mut self, around: &mut Surroundings<'_>) {
+        let interval_ms = u64::from(self.limits.interest_check_ms);
+        let (slots, cursor) = match &self.fleet {
+            Some(fleet) if interval_ms > 0 && fleet.follows < FOLLOWS_MAX => (self.channels.slots(), fleet.checked),
+            _ => return,
+        };
+        let part = (u64::from(slots) * TICK_MS / interval_ms) as u32 + 1;
+        let end = slots.min(cursor.saturating_add(part));
+        for slot in cursor..end {
+            if self.channels.at(slot).is_some_and(|(_, channel)| channel.stage == Stage::Live) {
+                self.follow_soon(slot, around);
+            }
+        }
+        if let Some(fleet) = &mut self.fleet {
+            fleet.checked = if end == slots { 0 } else { end };
         }
     }
 

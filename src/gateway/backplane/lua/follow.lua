@@ -2,14 +2,15 @@
 -- KEYS: 1 hash, 2 stream, 3 interest set.
 -- ARGV: 1-4 see position.lua; 5 the node's generation, 6 records at most, 7 epoch and 8 offset that the node has (empty:
 -- none), 9 inbox prefix.
--- Returns { epoch, top, stream entries upwards }, or { 'stale', replication id }.
+-- Returns { epoch, top, stream entries upwards, 1 if the node was not interested before }, or { 'stale', replication id }.
 local m = redis.call('HMGET', KEYS[1], 'e', 's', 'r')
 local epoch, top = position(m)
 if not epoch then
     return { 'stale', m[3] }
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
-if redis.call('SADD', KEYS[3], ARGV[5]) == 1 and redis.call('SCARD', KEYS[3]) > 1 then
+local joined = redis.call('SADD', KEYS[3], ARGV[5])
+if joined == 1 and redis.call('SCARD', KEYS[3]) > 1 then
     -- Nodes that are gone are taken out here too: where many are interested nobody publishes to single inboxes.
     local nodes, inboxes = redis.call('SMEMBERS', KEYS[3]), {}
     for i = 1, #nodes do
@@ -22,6 +23,8 @@ if redis.call('SADD', KEYS[3], ARGV[5]) == 1 and redis.call('SCARD', KEYS[3]) > 
         end
     end
 end
+-- Nodes follow again now and then: what nobody follows any more ends by itself.
+redis.call('PEXPIRE', KEYS[3], ARGV[4])
 local entries = {}
 if ARGV[6] ~= '0' and top ~= '0' and (ARGV[7] == '' or ARGV[7] == epoch) and is_kept(top) then
     if ARGV[7] == '' then
@@ -33,4 +36,4 @@ if ARGV[6] ~= '0' and top ~= '0' and (ARGV[7] == '' or ARGV[7] == epoch) and is_
         entries = redis.call('XRANGE', KEYS[2], '(' .. ARGV[8] .. '-0', '+', 'COUNT', ARGV[6])
     end
 end
-return { epoch, top, entries }
+return { epoch, top, entries, joined }
