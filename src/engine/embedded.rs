@@ -256,7 +256,10 @@ impl Hub {
             Audience::Node(generation) => {
                 let is_there = self.nodes.get(&generation).is_some_and(|node| node.is_reachable);
                 if is_there {
-                    self.say(generation, Event::Feed(Feed { bucket, subject: tell.subject, what: Fed::Told(tell.body) }));
+                    self.say(
+                        generation,
+                        Event::Feed(Feed { bucket, subject: tell.subject, what: Fed::Told(tell.body) }),
+                    );
                 }
                 is_there.into()
             }
@@ -313,4 +316,3 @@ impl Channel {
         Page { top, first, records }
     }
 }
-
