@@ -37,7 +37,8 @@ use crate::control_link::{self, LinkParts};
 use crate::drain::{Drain, DrainOrders};
 use crate::log;
 use crate::reload::Reloader;
-use crate::shard_loop::{ShardLoop, ShardParts, Shared};
+use crate::shard_loop::{ShardLoop, ShardParts};
+use crate::shared::Shared;
 use crate::shutdown;
 
 /// Descriptors of a shard that are not connections: ring, listeners, standard streams, some to spare. Each file table

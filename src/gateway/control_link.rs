@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
 use crate::control::call::{Answer, Call, ChannelTold, ChannelsListed, Hooks, Published, RevokeError};
-use crate::shard_loop::Shared;
+use crate::shared::Shared;
 
 /// Calls sent to shards and not answered yet. Over: refused as busy.
 pub const CALLS_IN_FLIGHT_MAX: usize = 65_536;

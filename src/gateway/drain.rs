@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::control::{MetricsHub, Phase, Readiness};
-use crate::shard_loop::Shared;
+use crate::shared::Shared;
 use crate::{clock, log};
 
 /// How often the shards' numbers are looked at; they are published as often.

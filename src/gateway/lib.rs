@@ -2,6 +2,7 @@
 //!
 //! | file | what |
 //! |---|---|
+//! | `shared` | what the threads of one process share |
 //! | `shard_loop`, `places` | the loop of one shard and its sockets: read this first |
 //! | `boot`, `shutdown`, `drain` | from configuration to a running node and back |
 //! | `control`, `control_link` | HTTP on a thread of its own, and its way to the shards |
@@ -33,4 +34,5 @@ mod places;
 pub mod reload;
 pub mod secret;
 pub mod shard_loop;
+pub mod shared;
 pub mod shutdown;

@@ -24,7 +24,7 @@ use crate::config_namespace::NAMESPACE_ROWS;
 use crate::config_source::Problem;
 use crate::config_table::rows;
 use crate::log;
-use crate::shard_loop::Shared;
+use crate::shared::Shared;
 
 /// How soon the newest rules are offered again to a shard whose queue was full. There is no last try: a shard that
 /// never takes from its queue serves nobody, and only one set of rules waits for it.

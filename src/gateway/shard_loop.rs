@@ -15,7 +15,7 @@
 //! unread data stands on the ready list; nothing here blocks but the one wait; work per turn is bounded.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use ringway_engine::ids::{ConnId, CoreId};
 use ringway_engine::lane_message::{Batch, LaneKind};
@@ -27,10 +27,9 @@ use ringway_sys::{Completion, Errno, Inbox, ListenOptions, Listener, Op, Ring, S
 
 use crate::clock;
 use crate::config::SendMode;
-use crate::control::MetricsHub;
-use crate::drain::DrainOrders;
 use crate::notes;
 use crate::places::{Completed, Places};
+use crate::shared::Shared;
 
 /// Batches taken from the inbox in one turn; the rest follows in the next.
 const LANE_BATCHES_PER_TURN_MAX: usize = 256;
@@ -48,34 +47,6 @@ const METRICS_INTERVAL_MS: u64 = 100;
 const ACCEPT_RETRY_MS: u64 = 100;
 /// How soon a batch is offered again to a core whose queue was full.
 const LANE_RETRY_MS: u64 = 1;
-
-/// What the threads of one process share.
-pub struct Shared {
-    /// Shards of the process.
-    pub shards: u16,
-    /// One per shard, behind them the control plane's, and last, if one is configured, the backplane's.
-    pub inboxes: Vec<Arc<Inbox<Batch>>>,
-    /// Numbers for `/metrics`.
-    pub metrics: Arc<MetricsHub>,
-    /// Set once, when the process is to end.
-    pub stop: AtomicBool,
-    /// How long clients may take to answer our Close when the process ends.
-    pub stop_timeout_ms: u64,
-    /// How far the shards are to have drained.
-    pub drain: DrainOrders,
-}
-
-impl Shared {
-    /// The control plane, as lanes name it.
-    pub const fn control(&self) -> CoreId {
-        CoreId(self.shards)
-    }
-
-    /// The backplane, as lanes name it.
-    pub const fn backplane(&self) -> CoreId {
-        CoreId(self.shards + 1)
-    }
-}
 
 /// One shard's kernel side.
 pub struct ShardLoop {

@@ -16,7 +16,7 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal as watch};
 
 use crate::drain::Drain;
-use crate::shard_loop::Shared;
+use crate::shared::Shared;
 
 /// The signals that stop.
 #[derive(Debug)]

@@ -37,7 +37,7 @@ impl Cluster {
         }
         let cluster = Cluster { servers, ids };
         let until = Instant::now() + PATIENCE;
-        while !cluster.servers.iter().all(|server| is_ok(server)) {
+        while !cluster.servers.iter().all(is_ok) {
             assert!(Instant::now() < until, "the cluster does not form");
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -240,8 +240,8 @@ impl Fire {
                     self.unavailable += 1;
                     // It has not happened, if no earlier try may have: half of the time it never will.
                     if !one.maybe && self.dice.below(2) == 0 {
-                        let id = |record: &Box<[u8]>| u64::from_le_bytes(record[..].try_into().expect("8 bytes"));
-                        self.ledger.refused.extend(one.batch.records.iter().map(id));
+                        let id = |record: &[u8]| u64::from_le_bytes(record.try_into().expect("8 bytes"));
+                        self.ledger.refused.extend(one.batch.records.iter().map(|record| id(record)));
                         done.push(*channel);
                     }
                 }

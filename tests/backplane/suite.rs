@@ -17,9 +17,12 @@ pub(crate) trait Fleet {
     fn pass_ms(&self, ms: u64);
 }
 
+/// One of them.
+type Rule = fn(&dyn Fleet);
+
 /// All rules that need no fault.
 pub(crate) fn run(fleet: &dyn Fleet) {
-    let rules: &[(&str, fn(&dyn Fleet))] = &[
+    let rules: &[(&str, Rule)] = &[
         ("offsets grow by one and the feed comes in that order", order),
         ("an idempotency key gives the first position", keys),
         ("a batch number gives the first position", repeated_batch),

@@ -26,7 +26,7 @@ use super::config::BackplaneConfig;
 use super::metrics::{BackplaneMetrics, Number};
 use super::redis::{Redis, Registered};
 use crate::log;
-use crate::shard_loop::Shared;
+use crate::shared::Shared;
 
 /// Batches taken from the inbox before the backplane is polled again.
 const BATCHES_PER_TURN_MAX: usize = 64;

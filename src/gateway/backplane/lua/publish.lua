@@ -9,15 +9,14 @@ local epoch, top = position(m)
 if not epoch then
     return { 'stale', m[3] }
 end
-if m[5] then
-    local batch, first, old = string.match(m[5], '^(%d+:%d+):(%d+):?(.*)$')
-    if batch == ARGV[6] then
-        if old == '' then
-            -- The epoch that it had before position() began another, if that has just happened.
-            old = m[1]
-        end
-        return { old, first, 0 }
+local batch = ARGV[6] .. ':'
+if m[5] and string.sub(m[5], 1, #batch) == batch then
+    local first, old = string.match(m[5], '^(%d+):?(.*)$', #batch + 1)
+    if old == '' then
+        -- The epoch that it had before position() began another, if that has just happened.
+        old = m[1]
     end
+    return { old, first, 0 }
 end
 if KEYS[4] then
     local was = redis.call('GET', KEYS[4])
@@ -39,11 +38,11 @@ elseif m[4] then
     redis.call('HDEL', KEYS[1], 'h')
 end
 local first = string.format('%.0f', before + 1)
-local last = string.format('%.0f', before + count)
+local last = count == 1 and first or string.format('%.0f', before + count)
 if size > 0 and (not m[4] or epoch ~= m[1]) then
-    redis.call('HSET', KEYS[1], 's', last, ARGV[5], ARGV[6] .. ':' .. first, 'h', '1')
+    redis.call('HSET', KEYS[1], 's', last, ARGV[5], batch .. first, 'h', '1')
 else
-    redis.call('HSET', KEYS[1], 's', last, ARGV[5], ARGV[6] .. ':' .. first)
+    redis.call('HSET', KEYS[1], 's', last, ARGV[5], batch .. first)
 end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 if KEYS[4] then
