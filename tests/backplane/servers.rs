@@ -9,6 +9,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use ringway_tests::fleet::valkey_server;
+
 /// How long a server may take to start or to do as it is told.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -24,10 +26,7 @@ pub(crate) fn program(kind: Kind) -> Option<PathBuf> {
     let named = |variable: &str| std::env::var_os(variable).map(PathBuf::from);
     let found = match kind {
         Kind::Redis => named("REDIS_SERVER").or_else(|| Some("/usr/bin/redis-server".into())),
-        Kind::Valkey => named("VALKEY_SERVER").or_else(|| {
-            let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("backplane/.valkey");
-            Some(folder.join("valkey-server"))
-        }),
+        Kind::Valkey => named("VALKEY_SERVER").or_else(valkey_server),
     };
     found.filter(|path| path.exists())
 }

@@ -27,7 +27,7 @@ pub use haproxy::HaProxy;
 pub use load::Load;
 pub use node::{Backplane, Node, NodeOptions};
 pub use process::{Managed, Workspace};
-pub use redis::{Engine, Failover, RedisCluster, RedisServer};
+pub use redis::{Engine, Failover, RedisCluster, RedisServer, valkey_server};
 
 /// Nodes with a load balancer in front.
 #[derive(Debug)]

