@@ -19,7 +19,7 @@ const LOAD: &[&str] = &["-m", "40", "--written-by-clients", "10", "--rate-per-ch
 /// What a publish waits for the engine: less than the 5 s after which publishers of the load go elsewhere.
 const WAIT: &str = "limits.backplane_wait_ms=2000";
 /// A lease that ends while a test waits for it.
-const LEASE: &str = "backplane.lease_ms=3000";
+const LEASE: &str = "backplane.lease_ms=4000";
 /// How long the engine is away: longer than publishes wait, than the engine's timeout, and than a lease of 10 s.
 const ENGINE_AWAY: Duration = Duration::from_secs(12);
 /// How long a node is away: longer than [`LEASE`] and the engine's timeout.
@@ -58,8 +58,10 @@ fn an_engine_that_stands_still_costs_nobody_anything() {
     let report = load.finish();
     println!("{} | refused {} {}", summary(&report), report["refused_publishes"], report["ingest_refusals"]);
     assert_nobody_noticed(&report);
-    // Behind the wait publishes were refused as temporary; what was refused was published again, once.
-    assert!(reasons(&report, "refused_publishes", "") + reasons(&report, "ingest_refusals", "") > 0, "{report:#}");
+    // Behind the wait publishes were refused: with 100 those that the engine may have, with 111 those that it has not.
+    assert!(reasons(&report, "refused_publishes", "100") > 0, "{report:#}");
+    assert!(reasons(&report, "refused_publishes", "111") > 0, "{report:#}");
+    assert!(reasons(&report, "ingest_refusals", "") > 0, "{report:#}");
 }
 
 #[test]
@@ -201,6 +203,6 @@ fn a_node_whose_clock_jumps_serves_everybody() {
     let report = load.finish();
     println!("{}", summary(&report));
     assert_nothing_lost(&report);
-    assert_eq!(reasons(&report, "closes", "") - number(&report, "cut_off"), 0, "nobody is sent away: {report:#}");
+    assert_eq!(number(&report, "connections_lost"), number(&report, "cut_off"), "nobody is sent away: {report:#}");
     assert_eq!(fleet.nodes.iter().map(registrations).collect::<Vec<_>>(), [1, 1], "leases hold: {log}");
 }

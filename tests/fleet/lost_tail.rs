@@ -1,6 +1,8 @@
 //! A primary that is killed while its replicas have not all of it: with WAIT nothing acknowledged is lost, without it what
 //! is lost is announced. Replicas are cut off first, so that a tail is lost in every run, not only in an unlucky one.
 
+use std::time::Duration;
+
 use ringway_tests::fleet::{Engine, Failover, Fleet, NodeOptions, Workspace};
 use serde_json::Value;
 
@@ -8,7 +10,7 @@ use super::{assert_never_silent, number, summary, turn};
 
 const CLIENTS: u32 = 100;
 /// Publishers over ingest alone: they publish a number until it is acknowledged, so a number that a subscriber skips has
-/// been acknowledged and lost.
+/// been acknowledged and lost. Some clients are away at any time: who is there sees the tail before it is lost.
 const LOAD: &[&str] = &[
     "-m",
     "40",
@@ -17,8 +19,10 @@ const LOAD: &[&str] = &[
     "--rate-per-channel",
     "4",
     "--backoff-min-ms",
-    "200",
+    "1500",
     "--allow-announced",
+    "--cuts-per-s",
+    "20",
 ];
 
 /// What the load has seen of a failover whose promoted replica lacks the primary's last publications.
@@ -31,17 +35,16 @@ fn failed_over(name: &str, durability: &str) -> Value {
     let mut load = fleet.load(&workspace, CLIENTS, LOAD);
     load.wait_deliveries(2_000);
     redis.cut_replication();
-    // Subscribers still get one of each channel at least: feed and acknowledgement are two things.
-    load.wait_deliveries(200);
+    // Subscribers still get what the primary numbers: feed and acknowledgement are two things.
+    std::thread::sleep(Duration::from_secs(2));
     redis.fail_over_behind();
-    load.wait_whole();
     load.wait_deliveries(2_000);
     let report = load.finish();
     println!("{durability}: {} | {}", summary(&report), report["deliveries"]);
     assert_never_silent(&report);
     assert_eq!(number(&report, "acknowledged_epoch_changes"), 40, "each channel, once: {report:#}");
     assert_eq!(number(&report, "deliveries.unrecovered"), 200, "each subscription is told, once: {report:#}");
-    assert_eq!(number(&report, "connections_lost"), 0, "{report:#}");
+    assert_eq!(number(&report, "connections_lost"), number(&report, "cut_off"), "no other end: {report:#}");
     report
 }
 
