@@ -14,6 +14,7 @@
 //! | `worker` | event loop of one process: its clients from connect to close and back |
 //! | `replies` | what a received message means to a client |
 //! | `writers` | clients that publish |
+//! | `churn` | clients that leave channels and come back, connections that are cut |
 //! | `report` | what a worker found, and how it adds up |
 //! | `crew` | starts the workers and talks with them |
 //! | `backend` | publishes over ingest with idempotency keys, and again elsewhere when a node is gone |
@@ -28,6 +29,7 @@ pub mod link;
 pub mod reconnect;
 pub mod report;
 
+mod churn;
 mod replies;
 pub(crate) mod worker;
 mod writers;

@@ -64,6 +64,13 @@ pub struct FleetOptions {
     /// Longest delay before coming back, in ms.
     #[arg(long, default_value_t = 20_000)]
     pub backoff_max_ms: u64,
+    /// Times per second, in all, that a client leaves one of its channels or comes back to one, at random. It keeps its
+    /// position meanwhile, and comes back to all of them behind the load.
+    #[arg(long, default_value_t = 0.0)]
+    pub changes_per_s: f64,
+    /// Connections per second that are cut at random, without a close frame.
+    #[arg(long, default_value_t = 0.0)]
+    pub cuts_per_s: f64,
     /// Longest wait for a reply, in ms; behind it an SDK gives the connection up.
     #[arg(long, default_value_t = 5_000)]
     pub reply_timeout_ms: u64,

@@ -219,6 +219,11 @@ impl PositionChecker {
         number
     }
 
+    /// A delivery came that belongs to no subscription.
+    pub fn count_foreign(&mut self) {
+        self.counts.foreign += 1;
+    }
+
     /// So many deliveries came in an answer to a subscribe.
     pub fn count_recovered(&mut self, deliveries: u64) {
         self.counts.recovered += deliveries;

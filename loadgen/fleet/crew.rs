@@ -67,6 +67,8 @@ impl Crew {
                 connect_rate: f64::from(options.connect_rate) / f64::from(count),
                 opening_max: options.opening_max.max(1),
                 backoff: Backoff { min_ms: options.backoff_min_ms, max_ms: options.backoff_max_ms },
+                changes_per_s: options.changes_per_s / f64::from(count),
+                cuts_per_s: options.cuts_per_s / f64::from(count),
                 reply_timeout_ms: options.reply_timeout_ms,
                 nap_us: options.nap_us,
                 cpu: cpus.get(index as usize % cpus.len().max(1)).copied(),

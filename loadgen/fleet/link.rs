@@ -44,6 +44,10 @@ pub struct FleetConfig {
     pub opening_max: u32,
     /// Delays before coming back.
     pub backoff: Backoff,
+    /// Leaves and returns per second of this worker's clients.
+    pub changes_per_s: f64,
+    /// Connections of this worker's clients that are cut per second.
+    pub cuts_per_s: f64,
     /// Longest wait for a reply, in ms; behind it the connection is given up.
     pub reply_timeout_ms: u64,
     /// Pause before each wait, in microseconds.

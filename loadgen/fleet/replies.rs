@@ -7,6 +7,7 @@ use ringway_wire::frame::Opcode;
 use serde_json::Value;
 
 use super::check::Answer;
+use super::churn::UNSUBSCRIBE_ID;
 use super::reconnect::comes_back;
 use super::report::count_reason;
 use super::worker::{Alarm, FleetWorker, Phase};
@@ -68,6 +69,11 @@ impl FleetWorker {
     fn push(&mut self, client: u32, line: &[u8]) -> Result<(), (String, bool)> {
         if let Some((stamp, end)) = self.finder.find(line) {
             let offset = offset_behind(&line[end..]);
+            let index = self.config.layout.index(self.config.first_connection + u64::from(client), stamp.channel);
+            if index.is_some_and(|index| !self.listens(client, index)) {
+                self.checker.count_foreign();
+                return Ok(());
+            }
             self.delivery(client, &stamp, offset, net::now_ns());
             return Ok(());
         }
@@ -76,6 +82,10 @@ impl FleetWorker {
         let Some(code) = push["unsubscribe"]["code"].as_u64() else { return Ok(()) };
         let Some(index) = push["channel"].as_str().and_then(|name| self.index_of(client, name)) else { return Ok(()) };
         let text = format!("{code} {}", push["unsubscribe"]["reason"].as_str().unwrap_or_default());
+        if self.clients[client as usize].left & 1 << index != 0 {
+            // It is leaving by itself.
+            return Ok(());
+        }
         self.fallen(client, index);
         if code >= RESUBSCRIBE_CODE_MIN {
             count_reason(&mut self.tally.resubscribes, &text);
@@ -128,6 +138,10 @@ impl FleetWorker {
                 if self.writers.answered(client, id, Err(code != INTERNAL_ERROR)) {
                     count_reason(&mut self.tally.refused_publishes, &text);
                 }
+            }
+            (UNSUBSCRIBE_ID.., None) => self.unsubscribed(client, id - UNSUBSCRIBE_ID),
+            (UNSUBSCRIBE_ID.., Some((_, text, _))) => {
+                count_reason(&mut self.tally.faults, &format!("unsubscribe refused: {text}"));
             }
             (_, None) => self.subscribed(client, id - CONNECT_ID - 1, &value["subscribe"]),
             (_, Some((_, text, temporary))) => {
@@ -201,7 +215,7 @@ impl FleetWorker {
     }
 
     /// An answer to a subscribe came; the others have as long again.
-    fn answer_came(&mut self, client: u32) {
+    pub(super) fn answer_came(&mut self, client: u32) {
         let place = &mut self.clients[client as usize];
         (place.asked, place.asked_ns) = (place.asked.saturating_sub(1), net::now_ns());
     }
@@ -226,13 +240,18 @@ impl FleetWorker {
 
     pub(super) fn subscribe_command(&self, client: u32, index: u32) -> String {
         let layout = self.config.layout;
-        let name = self.channel_name(layout.channel(self.config.first_connection + u64::from(client), index));
+        let name = self.name_of(client, index);
         let id = CONNECT_ID + 1 + index;
         let recover = match self.checker.position(client * layout.subscriptions + index) {
             Some((epoch, offset)) => format!(",\"recover\":true,\"epoch\":\"{epoch}\",\"offset\":{offset}"),
             None => String::new(),
         };
         format!("{{\"id\":{id},\"subscribe\":{{\"channel\":\"{name}\",\"recoverable\":true{recover}}}}}")
+    }
+
+    /// Name of the channel of a client's subscription.
+    pub(super) fn name_of(&self, client: u32, index: u32) -> String {
+        self.channel_name(self.config.layout.channel(self.config.first_connection + u64::from(client), index))
     }
 
     pub(super) fn channel_name(&self, channel: u32) -> String {

@@ -51,6 +51,12 @@ pub struct FleetReport {
     pub whole: u32,
     /// Publications of clients that were confirmed.
     pub published: u64,
+    /// Unsubscribes that clients sent of their own accord.
+    pub left: u64,
+    /// Subscribes to what they had left.
+    pub returned: u64,
+    /// Connections that the run itself cut.
+    pub cut_off: u64,
     /// Longest time of each client without a message while the load ran, in ns.
     pub silence: Buckets,
     /// From the end of a connection to the first message behind it, in ns.
@@ -106,6 +112,9 @@ impl FleetSum {
         sum.established += part.established;
         sum.whole += part.whole;
         sum.published += part.published;
+        sum.left += part.left;
+        sum.returned += part.returned;
+        sum.cut_off += part.cut_off;
         sum.resident_bytes += part.resident_bytes;
         sum.cpu_ns += part.cpu_ns;
     }

@@ -20,6 +20,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use ringway_wire::frame::Opcode;
 
 use super::check::PositionChecker;
+use super::churn::Churn;
 use super::link::{FleetConfig, FleetNote, FleetOrder};
 use super::reconnect::{Random, Rate};
 use super::report::{FleetReport, count_reason};
@@ -72,8 +73,12 @@ pub(super) struct Client {
     pub(super) attempts: u8,
     /// Subscriptions that stand, a bit each.
     pub(super) standing: u32,
-    /// Subscribes that have no answer yet.
+    /// Subscribes and unsubscribes that have no answer yet.
     pub(super) asked: u32,
+    /// Subscriptions that the client has given up for a while, a bit each.
+    pub(super) left: u32,
+    /// Of them, those whose unsubscribe has no answer yet.
+    pub(super) leaving: u32,
     /// It was whole once.
     pub(super) begun: bool,
     /// Since when it waits for what the phase waits for; while it is open, when bytes came last.
@@ -98,6 +103,8 @@ impl Client {
             attempts: 0,
             standing: 0,
             asked: 0,
+            left: 0,
+            leaving: 0,
             begun: false,
             since_ns: 0,
             asked_ns: 0,
@@ -141,6 +148,7 @@ pub(crate) struct FleetWorker {
     pub(super) clients: Vec<Client>,
     pub(super) checker: PositionChecker,
     pub(super) writers: Writers,
+    pub(super) churn: Churn,
     pub(super) finder: StampFinder,
     pub(super) random: Random,
     pub(super) tally: Tally,
@@ -186,6 +194,7 @@ impl FleetWorker {
             clients: (0..count).map(|_| Client::new()).collect(),
             checker: PositionChecker::new(config.layout, config.first_connection, count),
             writers: Writers::new(config.first_connection, count, config.written_by_clients, config.payload_bytes)?,
+            churn: Churn::new(config.changes_per_s, config.cuts_per_s),
             finder: StampFinder::default(),
             random: Random::new(config.seed ^ config.first_connection),
             tally: Tally::default(),
@@ -213,6 +222,7 @@ impl FleetWorker {
             let mut busy = self.start_clients();
             self.ring_alarms();
             busy |= self.publish_due(net::now_ns())?;
+            self.churn_due(net::now_ns());
             if !busy && self.config.nap_us > 0 {
                 net::nap(self.config.nap_us);
             }
@@ -308,7 +318,7 @@ impl FleetWorker {
         let was_whole = self.is_whole(client);
         let place = &mut self.clients[client as usize];
         place.socket = None;
-        (place.standing, place.asked) = (0, 0);
+        (place.standing, place.asked, place.leaving) = (0, 0, 0);
         match mem::replace(&mut place.phase, Phase::Away) {
             Phase::Open => {
                 count_reason(&mut self.tally.closes, reason);
@@ -335,7 +345,12 @@ impl FleetWorker {
 
     pub(super) fn is_whole(&self, client: u32) -> bool {
         let place = &self.clients[client as usize];
-        place.phase == Phase::Open && place.standing.count_ones() == self.config.layout.subscriptions
+        place.phase == Phase::Open && (place.standing | place.left).count_ones() == self.config.layout.subscriptions
+    }
+
+    /// Counts a client whose subscriptions have changed.
+    pub(super) fn count_whole(&mut self, client: u32, was_whole: bool) {
+        self.whole = self.whole + u32::from(self.is_whole(client)) - u32::from(was_whole);
     }
 
     /// The upgrade was answered: connect command and all subscribes go out in one frame, as an SDK sends them.
@@ -345,14 +360,15 @@ impl FleetWorker {
             Some(signer) => format!("{{\"id\":1,\"connect\":{{\"token\":\"{}\"}}}}", signer.token(number)),
             None => "{\"id\":1,\"connect\":{}}".to_string(),
         };
-        for index in 0..self.config.layout.subscriptions {
+        let left = self.clients[client as usize].left;
+        for index in (0..self.config.layout.subscriptions).filter(|index| left & 1 << index == 0) {
             commands.push('\n');
             commands.push_str(&self.subscribe_command(client, index));
         }
         let now_ns = net::now_ns();
         let place = &mut self.clients[client as usize];
         (place.phase, place.since_ns, place.asked_ns) = (Phase::Joining, now_ns, now_ns);
-        place.asked = self.config.layout.subscriptions;
+        place.asked = self.config.layout.subscriptions - left.count_ones();
         self.send_command(client, &commands);
     }
 
@@ -452,6 +468,7 @@ impl FleetWorker {
             return Ok(());
         }
         self.looked_ns = now_ns;
+        self.bring_back();
         let reply_ns = self.config.reply_timeout_ms * 1_000_000;
         self.writers.give_up(now_ns.saturating_sub(reply_ns));
         for client in 0..self.clients.len() as u32 {
@@ -502,6 +519,7 @@ impl FleetWorker {
                     place.heard_ns = now_ns;
                 }
                 self.writers.begin(rate_per_channel, now_ns);
+                self.churn.begin(now_ns);
             }
             FleetOrder::Stop => {
                 self.loaded = false;
@@ -509,6 +527,7 @@ impl FleetWorker {
                     place.silence_ns = place.silence_ns.max(now_ns.saturating_sub(place.heard_ns));
                 }
                 self.writers.stop();
+                self.churn.stop();
             }
             FleetOrder::Settle { confirmed } => self.confirmed = Some(confirmed),
             FleetOrder::Report { written, unconfirmed } => {
@@ -527,7 +546,7 @@ impl FleetWorker {
             silence.record(place.silence_ns);
         }
         let tally = mem::take(&mut self.tally);
-        FleetReport {
+        let mut report = FleetReport {
             counts,
             unconfirmed,
             reconnected: tally.reconnected,
@@ -546,7 +565,10 @@ impl FleetWorker {
             latency: tally.latency.buckets(),
             resident_bytes: server_cost::own_resident_bytes(),
             cpu_ns: server_cost::own_cpu_ns(),
-        }
+            ..FleetReport::default()
+        };
+        self.churn.report(&mut report);
+        report
     }
 }
 

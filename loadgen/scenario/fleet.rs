@@ -80,6 +80,9 @@ fn check(options: &FleetOptions) -> Result<(), String> {
     if options.backoff_min_ms == 0 || options.backoff_max_ms < options.backoff_min_ms {
         return Err("--backoff-min-ms must be at least 1 and not above --backoff-max-ms".to_string());
     }
+    if !(options.changes_per_s >= 0.0 && options.cuts_per_s >= 0.0) {
+        return Err("--changes-per-s and --cuts-per-s may not be negative".to_string());
+    }
     Ok(())
 }
 
@@ -189,6 +192,9 @@ fn add_clients(options: &FleetOptions, crew: &Crew, report: &mut Report) {
     report.row("reconnected_per_s_max", found.reconnected.per_second_max());
     report.row("whole_at_end", found.whole);
     report.row("published_by_clients", found.published);
+    report.row("left", found.left);
+    report.row("returned", found.returned);
+    report.row("cut_off", found.cut_off);
     report.latency("silence", &sum.silence);
     report.latency("interruption", &sum.interruption);
     report.latency("absence", &sum.absence);

@@ -226,7 +226,8 @@ pub const fn error_of(error: PublishError) -> IngestError {
         PublishError::PermissionDenied => IngestError::PermissionDenied,
         PublishError::BadPayload => IngestError::BadPayload,
         PublishError::TooLarge => IngestError::TooLarge,
-        PublishError::Busy => IngestError::Busy,
+        // A backend that publishes again under the same key is given the first position, whatever happened.
+        PublishError::Busy | PublishError::Unknown => IngestError::Busy,
     }
 }
 

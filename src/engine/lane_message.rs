@@ -230,6 +230,8 @@ pub enum PublishError {
     TooLarge,
     /// A limit of this node; try again later.
     Busy,
+    /// The backplane did not say in time whether it happened.
+    Unknown,
 }
 
 /// A subscribe on its way to the owner.

@@ -8,8 +8,14 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and start real threads")]
 
 mod engines;
+mod failures;
+mod lost_tail;
 mod one_node;
+#[allow(dead_code, reason = "tests of the backplane also let it delay")]
+#[path = "../backplane/proxy.rs"]
+mod proxy;
 mod three_nodes;
+mod under_fire;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

@@ -166,5 +166,7 @@ fn client_error(error: PublishError) -> ClientError {
         PublishError::BadPayload => ClientError::BadRequest,
         PublishError::TooLarge => ClientError::LimitExceeded,
         PublishError::Busy => ClientError::TooManyRequests,
+        // Not "too many requests": that says that nothing was done.
+        PublishError::Unknown => ClientError::Internal,
     }
 }

@@ -59,7 +59,7 @@ fn configuration(address: SocketAddr, nodes: &[Node]) -> String {
     let example = std::fs::read_to_string(root().join("tuning/haproxy.cfg")).expect("tuning/haproxy.cfg");
     let lines = example.lines().filter(|line| !line.trim_start().starts_with("server "));
     let mut text = lines.collect::<Vec<_>>().join("\n");
-    text = replace(&text, "maxconn 50000", &format!("maxconn {CONNECTIONS_MAX}\n    nbthread 1"));
+    text = format!("global\n    maxconn {CONNECTIONS_MAX}\n    nbthread 1\n\n{text}");
     text = replace(&text, "bind :8000\n", &format!("bind {address}\n"));
     text = replace(&text, "check port 8001 inter 1s fall 2 rise 2 slowstart 30s", "check inter 100ms fall 2 rise 1");
     text.push('\n');

@@ -61,7 +61,8 @@ impl Load {
             }
         });
         let mut load = Load { child, stdin, lines, clients, state: Value::Null, errors };
-        load.wait_whole();
+        // It says nothing before all clients are whole; behind that it may cut them itself.
+        load.wait_until("the load runs", |state| state["state"] == "running");
         load
     }
 

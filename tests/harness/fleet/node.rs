@@ -35,6 +35,12 @@ pub struct NodeOptions {
     pub shards: u32,
     /// Further settings, `key=value`.
     pub settings: Vec<String>,
+    /// Further rules of the namespace `fleet`, a line of the configuration each.
+    pub rules: Vec<String>,
+    /// Variables of the process.
+    pub environment: Vec<(String, String)>,
+    /// What the node calls itself; none: as its log is called.
+    pub calls_itself: Option<String>,
 }
 
 impl NodeOptions {
@@ -65,21 +71,26 @@ pub struct Node {
     /// The process.
     pub process: Managed,
     file: PathBuf,
-    settings: Vec<String>,
+    options: NodeOptions,
     workspace: Workspace,
 }
 
 impl Node {
     /// Starts one and waits until it is ready.
     pub fn start(workspace: &Workspace, name: &str, options: &NodeOptions) -> Node {
+        let mut node = Node::begin(workspace, name, options);
+        node.wait_ready(0);
+        node
+    }
+
+    /// Starts one that may never be ready.
+    pub fn begin(workspace: &Workspace, name: &str, options: &NodeOptions) -> Node {
         let address = || SocketAddr::from(([127, 0, 0, 1], port()));
         let (client, control, ingest) = (address(), address(), address());
         let file = workspace.write(&format!("{name}.toml"), &configuration(name, [client, control, ingest], options));
-        let process = spawn(workspace, name, &file, &options.settings);
-        let (name, settings, workspace) = (name.to_owned(), options.settings.clone(), workspace.clone());
-        let mut node = Node { name, client, control, ingest, process, file, settings, workspace };
-        node.wait_ready(0);
-        node
+        let process = spawn(workspace, name, &file, options);
+        let (name, options, workspace) = (name.to_owned(), options.clone(), workspace.clone());
+        Node { name, client, control, ingest, process, file, options, workspace }
     }
 
     /// `before`: ready lines that its log holds of processes before it.
@@ -112,7 +123,7 @@ impl Node {
     pub fn restart(&mut self) {
         self.process.kill();
         let before = ready_lines(&self.process);
-        self.process = spawn(&self.workspace, &self.name, &self.file, &self.settings);
+        self.process = spawn(&self.workspace, &self.name, &self.file, &self.options);
         self.wait_ready(before);
     }
 
@@ -147,12 +158,13 @@ fn ready_lines(process: &Managed) -> usize {
     process.log().lines().filter(|line| line.starts_with("ringway ready ")).count()
 }
 
-fn spawn(workspace: &Workspace, name: &str, file: &std::path::Path, settings: &[String]) -> Managed {
+fn spawn(workspace: &Workspace, name: &str, file: &std::path::Path, options: &NodeOptions) -> Managed {
     let mut command = Command::new(binary());
     command.args(["--dev", "--config"]).arg(file);
-    for setting in settings {
+    for setting in &options.settings {
         command.args(["--set", setting]);
     }
+    command.envs(options.environment.iter().map(|(key, value)| (key, value)));
     Managed::start(workspace, name, &mut command)
 }
 
@@ -160,6 +172,7 @@ fn spawn(workspace: &Workspace, name: &str, file: &std::path::Path, settings: &[
 fn configuration(name: &str, [client, control, ingest]: [SocketAddr; 3], options: &NodeOptions) -> String {
     let mut text = format!("shards = {}\n\n", if options.shards == 0 { 2 } else { options.shards });
     if let Some(backplane) = &options.backplane {
+        let name = options.calls_itself.as_deref().unwrap_or(name);
         let addresses: Vec<String> = backplane.addresses.iter().map(|address| format!("\"{address}\"")).collect();
         let _ = write!(
             text,
@@ -179,5 +192,8 @@ fn configuration(name: &str, [client, control, ingest]: [SocketAddr; 3], options
          [[namespaces]]\nname = \"fleet\"\nsubscribe = \"anyone\"\npublish = \"anyone\"\nhistory_size = 300\n\
          history_ttl_ms = 600000\nrecovery = true\n"
     );
+    for rule in &options.rules {
+        let _ = writeln!(text, "{rule}");
+    }
     text
 }

@@ -158,8 +158,14 @@ pub struct Failover {
 impl Failover {
     /// Starts all of them, and waits until they know of each other.
     pub fn start(workspace: &Workspace, engine: Engine) -> Failover {
+        Failover::with_replicas(workspace, engine, 1)
+    }
+
+    /// The same with more replicas: after a failover the new primary still has one.
+    pub fn with_replicas(workspace: &Workspace, engine: Engine, replicas: usize) -> Failover {
         let primary = RedisServer::start(workspace, engine, "redis-a", &[]);
-        let replica = primary.start_replica("redis-b");
+        let followers: Vec<RedisServer> =
+            (1..=replicas).map(|number| primary.start_replica(&format!("redis-a{number}"))).collect();
         let (mut sentinels, mut addresses) = (Vec::new(), Vec::new());
         for number in 0..3 {
             let (name, own) = (format!("sentinel-{number}"), port());
@@ -186,10 +192,11 @@ impl Failover {
                 let mut lines = primary.lines().skip_while(|line| *line != name).skip(1);
                 lines.next().unwrap_or_default().to_owned()
             };
-            field("num-slaves") == "1" && field("num-other-sentinels") == "2"
+            field("num-slaves") == replicas.to_string() && field("num-other-sentinels") == "2"
         };
-        eventually("all Sentinels know the replica and each other", || addresses.iter().all(knows));
-        Failover { sentinels, addresses, servers: vec![primary, replica] }
+        eventually("all Sentinels know the replicas and each other", || addresses.iter().all(knows));
+        let servers = std::iter::once(primary).chain(followers).collect();
+        Failover { sentinels, addresses, servers }
     }
 
     /// The primary, as the first Sentinel knows it.
@@ -208,6 +215,24 @@ impl Failover {
         eventually("the Sentinels have another primary", || self.primary() != old);
         let new = self.primary();
         eventually("it is the primary", || info(new, "role") == "master");
+    }
+
+    /// Lets nothing reach the replicas any more: with a password that the primary has not, they cannot follow it.
+    pub fn cut_replication(&self) {
+        for replica in &self.servers[1..] {
+            replica.command(&["CONFIG", "SET", "masterauth", "wrong"]);
+        }
+        self.servers[0].command(&["CLIENT", "KILL", "TYPE", "replica"]);
+        eventually("no replica follows", || self.servers[0].info("connected_slaves") == "0");
+    }
+
+    /// Kills the primary that nobody follows, lets the replicas follow again, and waits until one of them is the primary.
+    pub fn fail_over_behind(&mut self) {
+        self.servers[0].kill();
+        for replica in &self.servers[1..] {
+            replica.command(&["CONFIG", "SET", "masterauth", ""]);
+        }
+        self.fail_over();
     }
 
     /// How many Sentinels there are.

@@ -63,6 +63,8 @@ pub(super) struct Sent {
     since_ms: u64,
     /// It has come back, and is to be sent again.
     waits: bool,
+    /// It may have happened.
+    may_have_happened: bool,
 }
 
 /// A publish as the owner has admitted it.
@@ -143,6 +145,7 @@ impl Owner {
                 askers: alloc::vec![first.asker],
                 since_ms: first.since_ms,
                 waits: false,
+                may_have_happened: false,
                 // Replaced below.
                 request: Request::Forget { channel: Box::default() },
             };
@@ -196,10 +199,11 @@ impl Owner {
         let published = match result {
             Ok(Answer::Published(published)) => published,
             Ok(_) => Published { first: Position { offset: 0, epoch }, duplicate: false },
-            Err(Refusal::Unavailable | Refusal::Unknown) => {
+            Err(refusal @ (Refusal::Unavailable | Refusal::Unknown)) => {
                 // Not before the next tick: whoever refused is to have time.
                 if let Some(sent) = &mut busy.sent {
                     sent.waits = true;
+                    sent.may_have_happened |= refusal == Refusal::Unknown;
                 }
                 return;
             }
@@ -217,9 +221,9 @@ impl Owner {
         let wait_ms = u64::from(self.limits.backplane_wait_ms);
         let Some(busy) = self.channels.at_mut(slot).and_then(|channel| channel.busy.as_mut()) else { return };
         let late = |since_ms: u64| since_ms + wait_ms <= around.now_ms;
-        let (mut askers, mut bytes) = (Vec::new(), 0);
+        let (mut unknown, mut askers, mut bytes) = (Vec::new(), Vec::new(), 0);
         if let Some(sent) = busy.sent.take_if(|sent| sent.waits && late(sent.since_ms)) {
-            askers.extend(sent.askers);
+            if sent.may_have_happened { &mut unknown } else { &mut askers }.extend(sent.askers);
             bytes += sent.bytes;
         }
         while let Some(queued) = busy.queue.pop_front_if(|queued| late(queued.since_ms)) {
@@ -228,7 +232,8 @@ impl Owner {
         }
         let waiting: Vec<_> = busy.waiting.extract_if(.., |waiting| late(waiting.since_ms)).collect();
         self.free(bytes);
-        around.metrics.add(Metric::FleetPublishesRefused, askers.len() as u64);
+        around.metrics.add(Metric::FleetPublishesRefused, (unknown.len() + askers.len()) as u64);
+        answer(&unknown, Err(PublishError::Unknown), around);
         answer(&askers, Err(PublishError::Busy), around);
         for waiting in waiting {
             around.metrics.add(Metric::FleetSubscribesRefused, 1);

@@ -141,7 +141,7 @@ impl ApiError {
                 "bad request: the channel's namespace takes the other kind of payload",
             ),
             PublishError::TooLarge => Self::payload_too_large(payload_bytes_max),
-            PublishError::Busy => Self::busy(),
+            PublishError::Busy | PublishError::Unknown => Self::busy(),
         }
     }
 

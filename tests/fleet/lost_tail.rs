@@ -1,0 +1,63 @@
+//! A primary that is killed while its replicas have not all of it: with WAIT nothing acknowledged is lost, without it what
+//! is lost is announced. Replicas are cut off first, so that a tail is lost in every run, not only in an unlucky one.
+
+use std::time::Duration;
+
+use ringway_tests::fleet::{Engine, Failover, Fleet, NodeOptions, Workspace};
+use serde_json::Value;
+
+use super::{assert_never_silent, number, summary, turn};
+
+const CLIENTS: u32 = 100;
+/// Publishers over ingest alone: they publish a number until it is acknowledged, so a number that a subscriber skips has
+/// been acknowledged and lost. Some clients are away at any time: who is there sees the tail before it is lost.
+const LOAD: &[&str] = &[
+    "-m",
+    "40",
+    "--written-by-clients",
+    "0",
+    "--rate-per-channel",
+    "4",
+    "--backoff-min-ms",
+    "1500",
+    "--allow-announced",
+    "--cuts-per-s",
+    "20",
+];
+
+/// What the load has seen of a failover whose promoted replica lacks the primary's last publications.
+fn failed_over(name: &str, durability: &str) -> Value {
+    let workspace = Workspace::new(name);
+    let mut redis = Failover::with_replicas(&workspace, Engine::Redis, 2);
+    let mut options = NodeOptions::on("sentinel", &redis.addresses).with(&["limits.backplane_wait_ms=2000"]);
+    options.rules = vec![format!("durability = \"{durability}\"")];
+    let fleet = Fleet::start(&workspace, 3, &options);
+    let mut load = fleet.load(&workspace, CLIENTS, LOAD);
+    load.wait_deliveries(2_000);
+    redis.cut_replication();
+    // Subscribers still get what the primary numbers: feed and acknowledgement are two things.
+    std::thread::sleep(Duration::from_secs(2));
+    redis.fail_over_behind();
+    load.wait_deliveries(2_000);
+    let report = load.finish();
+    println!("{durability}: {} | {}", summary(&report), report["deliveries"]);
+    assert_never_silent(&report);
+    assert_eq!(number(&report, "acknowledged_epoch_changes"), 40, "each channel, once: {report:#}");
+    assert_eq!(number(&report, "deliveries.unrecovered"), 200, "each subscription is told, once: {report:#}");
+    assert_eq!(number(&report, "connections_lost"), number(&report, "cut_off"), "no other end: {report:#}");
+    report
+}
+
+#[test]
+fn with_wait_no_acknowledged_publication_is_lost() {
+    let _turn = turn();
+    let report = failed_over("with-wait", "fleet");
+    assert_eq!(number(&report, "deliveries.announced"), 0, "{report:#}");
+}
+
+#[test]
+fn without_wait_what_is_lost_is_announced() {
+    let _turn = turn();
+    let report = failed_over("without-wait", "memory");
+    assert!(number(&report, "deliveries.announced") > 0, "acknowledged, and not on the replica: {report:#}");
+}
