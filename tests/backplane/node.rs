@@ -9,8 +9,8 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use ringway_engine::backplane::{
-    Answer, Audience, Backplane, Buckets, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park, PublishBatch, Published, Read,
-    Refusal, Request, Subject, Tell, Token,
+    Answer, Audience, Backplane, Buckets, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park, PublishBatch, Published,
+    Read, Refusal, Request, Subject, Tell, Token,
 };
 use ringway_engine::ids::Epoch;
 use ringway_engine::lane_message::Position;

@@ -205,7 +205,10 @@ impl Redis {
         let (word, words) = mpsc::unbounded_channel();
         let manager = Manager::new(Arc::clone(&common), boot, word);
         let manager = runtime.spawn(manager.run(stopped));
-        (Redis { common, events: received, answered_here: VecDeque::new(), waker: None, stop: Some(stop), manager }, words)
+        (
+            Redis { common, events: received, answered_here: VecDeque::new(), waker: None, stop: Some(stop), manager },
+            words,
+        )
     }
 
     /// Gives the lease back, so that the name is free at once, and ends the tasks.

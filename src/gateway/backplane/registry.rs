@@ -32,9 +32,7 @@ pub(super) enum Acquired {
         draining_left_ms: u64,
     },
     /// Another living node has the name; its lease ends in so many ms unless it is renewed.
-    NameTaken {
-        left_ms: u64,
-    },
+    NameTaken { left_ms: u64 },
 }
 
 /// A connection to the primary that has the registry.

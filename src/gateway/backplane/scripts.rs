@@ -29,15 +29,8 @@ pub(super) enum Script {
 
 impl Script {
     /// All of them.
-    pub(super) const ALL: [Script; 7] = [
-        Script::Publish,
-        Script::Follow,
-        Script::Read,
-        Script::Tell,
-        Script::Acquire,
-        Script::Renew,
-        Script::Park,
-    ];
+    pub(super) const ALL: [Script; 7] =
+        [Script::Publish, Script::Follow, Script::Read, Script::Tell, Script::Acquire, Script::Renew, Script::Park];
 
     /// Its whole text.
     pub(super) fn text(self) -> &'static str {
