@@ -8,6 +8,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and start real threads")]
 
 mod engines;
+mod handover;
 mod one_node;
 mod three_nodes;
 
