@@ -276,8 +276,12 @@ impl Shard {
 
     /// Ends everybody at once: no drain, its deadline, or somebody who does not want to wait for it.
     pub(super) fn shutdown(&mut self) {
-        self.shutting_down = true;
         self.tell_all_leaves();
+        if self.drain.step == Step::Serving && !self.shutting_down {
+            let (owner, mut around) = self.owner();
+            owner.announce_drain(&mut around);
+        }
+        self.shutting_down = true;
         for slot in 0..self.connections.slots() {
             if let Some((generation, _)) = self.connections.at(slot) {
                 self.send_away(ConnId { slot, generation });
