@@ -91,6 +91,32 @@ pub enum Request {
     },
     /// Say something to nodes that is neither numbered nor kept. Answer: [`Answer::Told`].
     Tell(Tell),
+    /// Keep something of a user until somebody takes it. Answer: [`Answer::Displaced`].
+    Park(Park),
+    /// Give out the oldest thing that is parked for a user: it is given once. Answer: [`Answer::Parked`].
+    TakeParked {
+        /// Its id.
+        user: Box<str>,
+    },
+    /// This node goes away, and things may be parked from now on: every node hears [`Event::Draining`], those that come
+    /// later too. Answer: [`Answer::Done`].
+    Draining {
+        /// How long from the last sign of life of this node.
+        ttl_ms: u64,
+    },
+}
+
+/// See [`Request::Park`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Park {
+    /// Whose; never empty.
+    pub user: Box<str>,
+    /// As `ringway_wire::parked` has it.
+    pub body: Box<[u8]>,
+    /// How long all that is parked for the user is kept from now on.
+    pub ttl_ms: u64,
+    /// Things that are kept for the user. Over: the oldest go.
+    pub entries_max: u32,
 }
 
 /// Publications of one channel, in order. All or none of them happen. An owner has one batch of a channel under way.
@@ -188,6 +214,11 @@ pub enum Event {
     /// It can be reached again (at first too): inboxes are open, and everything followed in these buckets must be
     /// followed again.
     Restored(Box<Buckets>),
+    /// Some node goes away or has just gone: for so long something may be parked. Comes again while that lasts.
+    Draining {
+        /// From now.
+        left_ms: u64,
+    },
 }
 
 /// A request's success.
@@ -199,6 +230,10 @@ pub enum Answer {
     Page(Page),
     /// It was said to so many nodes.
     Told(u32),
+    /// It is parked, and so many older things had to go.
+    Displaced(u32),
+    /// What was parked, the oldest first; nothing, or one.
+    Parked(Vec<Box<[u8]>>),
     /// It has happened.
     Done,
 }
@@ -324,7 +359,9 @@ impl Request {
         match self {
             Request::Publish(batch) => &batch.channel,
             Request::Follow(follow) => &follow.channel,
-            Request::FollowUser { user } => user,
+            Request::FollowUser { user } | Request::TakeParked { user } => user,
+            Request::Park(park) => &park.user,
+            Request::Draining { .. } => "",
             Request::Unfollow(subject) => subject.name(),
             Request::Read(read) => &read.channel,
             Request::Forget { channel } => channel,
@@ -339,6 +376,7 @@ impl Request {
                 batch.idempotency_key.len() + batch.records.iter().map(|record| record.len() + 16).sum::<usize>()
             }
             Request::Tell(tell) => tell.body.len(),
+            Request::Park(park) => park.body.len(),
             _ => 0,
         };
         size_of::<Self>() + self.subject_name().len() + more
@@ -352,10 +390,11 @@ impl Event {
         size_of::<Self>()
             + match self {
                 Event::Answer(_, Ok(Answer::Page(page))) => records(&page.records),
+                Event::Answer(_, Ok(Answer::Parked(bodies))) => records(bodies),
                 Event::Feed(Feed { what: Fed::Publications { records: fed, .. }, .. }) => records(fed),
                 Event::Feed(Feed { what: Fed::Told(body), .. }) => body.len(),
                 Event::Broken(_) | Event::Restored(_) => size_of::<Buckets>(),
-                Event::Answer(..) | Event::Registered(_) => 0,
+                Event::Answer(..) | Event::Registered(_) | Event::Draining { .. } => 0,
             }
     }
 }

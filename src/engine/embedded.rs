@@ -13,8 +13,8 @@ use core::mem;
 use core::task::{Context, Poll, Waker};
 
 use crate::backplane::{
-    Answer, Audience, Backplane, Buckets, Event, Fed, Feed, Follow, Keep, NodeId, Page, PublishBatch, Published, Read,
-    Refusal, Request, Subject, Tell, Token,
+    Answer, Audience, Backplane, Buckets, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park, PublishBatch, Published,
+    Read, Refusal, Request, Subject, Tell, Token,
 };
 use crate::ids::{Epoch, Offset};
 use crate::lane_message::Position;
@@ -30,7 +30,13 @@ pub struct Hub {
     interest: BTreeMap<(bool, Box<str>), BTreeSet<u32>>,
     /// Until when each counts.
     keys: BTreeMap<Key, (Position, u64)>,
+    /// By user, with the time until when.
+    parked: BTreeMap<Box<str>, Parked>,
+    draining_until_ms: u64,
 }
+
+/// What is parked for one user, oldest first, and until when.
+type Parked = (VecDeque<Box<[u8]>>, u64);
 
 /// A channel, and an idempotency key.
 type Key = (Box<str>, Box<[u8]>);
@@ -127,6 +133,7 @@ impl Hub {
         self.channels.clear();
         self.interest.clear();
         self.keys.clear();
+        self.parked.clear();
         let reachable = |(generation, node): (&u32, &Node)| node.is_reachable.then_some(*generation);
         for generation in self.nodes.iter().filter_map(reachable).collect::<Vec<_>>() {
             self.say(generation, Event::Broken(Box::new(Buckets::ALL)));
@@ -140,7 +147,9 @@ impl Hub {
         while self.nodes.values().any(|node| node.place == place) {
             place += 1;
         }
-        let events = VecDeque::from([Event::Restored(Box::new(Buckets::ALL))]);
+        let mut events = VecDeque::from([Event::Restored(Box::new(Buckets::ALL))]);
+        let left_ms = self.draining_until_ms.saturating_sub(self.now_ms);
+        events.extend((left_ms > 0).then_some(Event::Draining { left_ms }));
         self.nodes.insert(self.generations, Node { place, is_reachable: true, events, waker: None });
         NodeId { place, generation: self.generations }
     }
@@ -182,7 +191,39 @@ impl Hub {
                 Answer::Done
             }
             Request::Tell(tell) => Answer::Told(self.tell(tell)),
+            Request::Park(park) => Answer::Displaced(self.park(park)),
+            Request::TakeParked { user } => Answer::Parked(self.take_parked(&user).into_iter().collect()),
+            Request::Draining { ttl_ms } => {
+                self.draining_until_ms = self.draining_until_ms.max(self.now_ms.saturating_add(ttl_ms));
+                let reachable = |(generation, node): (&u32, &Node)| node.is_reachable.then_some(*generation);
+                for generation in self.nodes.iter().filter_map(reachable).collect::<Vec<_>>() {
+                    self.say(generation, Event::Draining { left_ms: ttl_ms });
+                }
+                Answer::Done
+            }
         }
+    }
+
+    fn park(&mut self, park: Park) -> u32 {
+        let now_ms = self.now_ms;
+        let (bodies, until_ms) = self.parked.entry(park.user).or_default();
+        if *until_ms <= now_ms {
+            bodies.clear();
+        }
+        *until_ms = now_ms.saturating_add(park.ttl_ms);
+        bodies.push_back(park.body);
+        let over = bodies.len().saturating_sub(park.entries_max as usize);
+        bodies.drain(..over);
+        over as u32
+    }
+
+    fn take_parked(&mut self, user: &str) -> Option<Box<[u8]>> {
+        let (bodies, until_ms) = self.parked.get_mut(user)?;
+        let body = bodies.pop_front().filter(|_| *until_ms > self.now_ms);
+        if bodies.is_empty() {
+            self.parked.remove(user);
+        }
+        body
     }
 
     fn channel(&mut self, name: &str, fresh: Epoch) -> &mut Channel {

@@ -215,6 +215,18 @@ impl Fanouts {
         true
     }
 
+    /// Notes another question to the owner, which is answered like a subscribe. False: the channel has gone.
+    pub fn asked_again(&mut self, local: LocalChannelId) -> bool {
+        let Some(channel) = self.channels.get_mut(local.slot, local.generation) else { return false };
+        channel.unanswered += 1;
+        true
+    }
+
+    /// Whether everybody on the channel's lists has all that has come.
+    pub fn has_handed_out(&self, local: LocalChannelId) -> bool {
+        self.channels.get(local.slot, local.generation).is_none_or(|channel| !channel.is_waiting())
+    }
+
     /// Puts a connection on the channel's list of its variant; it gets what comes from now on, the first publication
     /// whole. Returns its place.
     pub fn join(&mut self, local: LocalChannelId, variant: Variant, slot: u32) -> u32 {

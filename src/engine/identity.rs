@@ -26,6 +26,8 @@ pub struct About {
     pub meta: Box<[u8]>,
     /// Id of the token; empty: none.
     pub token_id: Box<str>,
+    /// `info` was given at run time: the next token does not bring it.
+    pub is_refreshed: bool,
 }
 
 impl Identity {
@@ -44,9 +46,15 @@ impl Identity {
         self.about.as_ref().map_or("", |about| &about.token_id)
     }
 
+    /// JSON that other clients see, if it was given at run time.
+    pub fn refreshed_info(&self) -> Option<&[u8]> {
+        self.about.as_ref().filter(|about| about.is_refreshed).map(|about| &*about.info)
+    }
+
     /// Replaces all that is said besides the user.
     pub fn set_about(&mut self, about: About) {
-        let is_empty = about.info.is_empty() && about.meta.is_empty() && about.token_id.is_empty();
+        let is_empty =
+            !about.is_refreshed && about.info.is_empty() && about.meta.is_empty() && about.token_id.is_empty();
         self.about = (!is_empty).then(|| Box::new(about));
     }
 }

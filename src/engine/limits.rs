@@ -130,6 +130,21 @@ pub struct Limits {
     /// From when backends are told that this node goes away to their end. Over: they are read no more, and end behind
     /// their last answers.
     pub drain_backends_ms: u32,
+    /// How long a drain of a node of a fleet keeps members in presence whose connections it has ended, and their leaves to
+    /// itself, so that a user who comes back elsewhere was never away. At the end of the drain: told at once.
+    pub drain_leave_delay_ms: u32,
+    /// How long a client that is sent away waits for what only this node knows of it to be parked with the engine. Over: it
+    /// leaves without (counted).
+    pub hand_over_wait_ms: u32,
+    /// How long a connect command waits for what may be parked for its user. Over: it is answered without; what comes later
+    /// follows as pushes.
+    pub parked_wait_ms: u32,
+    /// How long what is parked for a user is kept. Over: it is gone.
+    pub parked_ttl_ms: u32,
+    /// Connections of one user that are parked. Over: the oldest is dropped (counted).
+    pub parked_per_user_max: u32,
+    /// Bytes that are parked of one connection. Over: further subscriptions are not (counted).
+    pub parked_bytes_max: u32,
 }
 
 impl Limits {
@@ -191,6 +206,12 @@ impl Limits {
         drain_rate_per_s: 1_000,
         drain_deadline_ms: 300_000,
         drain_backends_ms: 5_000,
+        drain_leave_delay_ms: 5_000,
+        hand_over_wait_ms: 2_000,
+        parked_wait_ms: 1_000,
+        parked_ttl_ms: 60_000,
+        parked_per_user_max: 16,
+        parked_bytes_max: 64 * 1024,
     };
 }
 

@@ -124,6 +124,13 @@ metrics! {
     FleetFedUnreadable = Counter "ringway_fleet_publications_ignored_total" "reason=\"unreadable\"" "Publications of another kind than this node's rules say, or of an unknown layout. Do all nodes have the same namespaces?";
     FleetPresenceQuestions = Counter "ringway_fleet_presence_questions_total" "" "Presence calls that were passed on to all nodes with subscribers.";
     FleetPresencePartial = Counter "ringway_fleet_presence_partial_total" "" "Presence calls answered without a node that did not answer in time.";
+    HandOversParked = Counter "ringway_hand_overs_total" "what=\"parked\"" "Connections of which a drain has parked what only this node knew: subscriptions and info given at run time.";
+    HandOversFailed = Counter "ringway_hand_overs_total" "what=\"failed\"" "Connections whose things the engine did not take; their users come back without them.";
+    HandOversLate = Counter "ringway_hand_overs_total" "what=\"late\"" "Connections that a drain has closed before their things were known to be parked: hand_over_wait_ms was over.";
+    HandOversDisplaced = Counter "ringway_hand_overs_total" "what=\"displaced\"" "Connections parked before that were dropped because their user had more than parked_per_user_max.";
+    HandOversCut = Counter "ringway_hand_overs_total" "what=\"cut\"" "Subscriptions that were not parked because their connection had more than parked_bytes_max.";
+    HandOversRestored = Counter "ringway_hand_overs_total" "what=\"restored\"" "Connections whose parked things were given to a client that came here.";
+    HandOverQuestions = Counter "ringway_hand_over_questions_total" "" "Connect commands for which the engine was asked whether something is parked; only while some node drains and parked_ttl_ms behind it.";
     FleetResets = Counter "ringway_fleet_resets_total" "" "Channels whose subscribers were told that publications may be missing (2500).";
     IngestAcks = Counter "ringway_ingest_acks_total" "" "Publishes acknowledged over ingest.";
     IngestErrors = Counter "ringway_ingest_errors_total" "" "Publishes or frames answered with an error over ingest.";
@@ -181,6 +188,7 @@ metrics! {
     DrainState = Gauge "ringway_drain_state" "" "0: serving. 1: draining, in the grace in which load balancers notice. 2: clients leave.";
     DrainLeft = Gauge "ringway_drain_clients_left" "" "Clients that a drain has not told to leave yet. Those who left by themselves are in it until their turn.";
     DrainPaced = Counter "ringway_drain_clients_total" "how=\"paced\"" "Clients that a drain has sent away at drain_rate_per_s (3001).";
+    DrainLeavesWaiting = Gauge "ringway_drain_leaves_waiting" "" "Members of channels whose connections a drain has ended and whose leaves are told drain_leave_delay_ms later.";
     DrainForced = Counter "ringway_drain_clients_total" "how=\"forced\"" "Clients that were closed all at once (3001): drain_deadline_ms was over, or a second signal hurried it. They come back all at once.";
     AcceptDropped = Counter "ringway_accept_dropped_total" "" "Connections that were accepted while the last slot was being taken, and closed at once.";
     AcceptErrors = Counter "ringway_accept_errors_total" "" "Accepts that failed (out of descriptors or memory, mostly).";

@@ -17,7 +17,7 @@ mod shared;
 mod tests;
 
 pub use publishing::LOOK_AHEAD;
-pub use shared::{FleetPlace, OrderAsker};
+pub use shared::{FleetPlace, Handed, OrderAsker, Taker};
 
 use alloc::boxed::Box;
 use alloc::collections::VecDeque;

@@ -23,6 +23,7 @@ use crate::opening::Opening;
 use crate::options::Options;
 use crate::rate::TokenBucket;
 use crate::subscriptions::Subscriptions;
+use crate::tokens::ConnectClaims;
 use crate::variant::Variant;
 
 /// Bytes of a client id's text.
@@ -115,6 +116,13 @@ pub struct Ask {
 pub enum AskWhat {
     /// The connect command.
     Connect,
+    /// The connect command of a client that is to be let in: what another node knew of its user.
+    Parked {
+        /// Who it is.
+        claims: Box<ConnectClaims>,
+        /// Data of the backend for the client.
+        data: Box<[u8]>,
+    },
     /// A subscribe command; the number is that of its subscription.
     Subscribe {
         /// The channel on this core.

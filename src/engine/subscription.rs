@@ -87,12 +87,17 @@ impl Subscription {
         self.rare.as_ref().map_or(&[], |rare| &rare.extra.info)
     }
 
+    /// Data that the client was given, if nobody else could give it again; empty: none.
+    pub fn data(&self) -> &[u8] {
+        self.rare.as_ref().map_or(&[], |rare| &rare.extra.data)
+    }
+
     /// When it expires; none: never.
     pub fn expires_at_ms(&self) -> Option<u64> {
         self.rare.as_ref()?.extra.expires_at_ms
     }
 
-    /// Sets both.
+    /// Sets these.
     pub fn set_extra(&mut self, extra: SubscriptionExtra) {
         self.rare.get_or_insert_default().extra = extra;
         self.settle();
@@ -117,17 +122,20 @@ pub struct Traits {
     pub recoverable: bool,
     /// The client is told of losses.
     pub positioned: bool,
+    /// The server made it while the client was connected: the next connect does not bring it.
+    pub run_time: bool,
 }
 
 impl Traits {
     const fn bits(self) -> NonZeroU8 {
-        let Traits { server_side, member, tell_join_leave, recoverable, positioned } = self;
+        let Traits { server_side, member, tell_join_leave, recoverable, positioned, run_time } = self;
         ALWAYS
             .saturating_add(server_side as u8)
             .saturating_add((member as u8) << 1)
             .saturating_add((tell_join_leave as u8) << 2)
             .saturating_add((recoverable as u8) << 3)
             .saturating_add((positioned as u8) << 4)
+            .saturating_add((run_time as u8) << 5)
     }
 
     const fn of_bits(bits: NonZeroU8) -> Self {
@@ -138,6 +146,7 @@ impl Traits {
             tell_join_leave: bits & 1 << 2 != 0,
             recoverable: bits & 1 << 3 != 0,
             positioned: bits & 1 << 4 != 0,
+            run_time: bits & 1 << 5 != 0,
         }
     }
 }
@@ -149,11 +158,14 @@ pub struct SubscriptionExtra {
     pub info: Box<[u8]>,
     /// When it expires; none: never.
     pub expires_at_ms: Option<u64>,
+    /// Data that the client was given, of those made at run time; empty: none.
+    pub data: Box<[u8]>,
 }
 
 impl SubscriptionExtra {
-    fn is_empty(&self) -> bool {
-        self.info.is_empty() && self.expires_at_ms.is_none()
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.info.is_empty() && self.expires_at_ms.is_none() && self.data.is_empty()
     }
 }
 
@@ -214,6 +226,7 @@ pub fn traits_of(namespace: &Namespace, overrides: &Overrides, wants: Wants) -> 
         tell_join_leave: member && overrides.join_leave.unwrap_or(namespace.join_leave),
         recoverable,
         positioned: recoverable || (namespace.history_size > 0 && positioned),
+        run_time: false,
     }
 }
 
@@ -238,7 +251,7 @@ mod tests {
 
     #[test]
     fn traits_are_bits() {
-        for bits in 0..32u8 {
+        for bits in 0..64u8 {
             let on = |bit: u8| bits & 1 << bit != 0;
             let traits = Traits {
                 server_side: on(0),
@@ -246,6 +259,7 @@ mod tests {
                 tell_join_leave: on(2),
                 recoverable: on(3),
                 positioned: on(4),
+                run_time: on(5),
             };
             assert_eq!(Traits::of_bits(traits.bits()), traits);
         }
@@ -261,7 +275,11 @@ mod tests {
         assert_eq!(one.take_asked().map(|asked| asked.request), Some(7));
         one.joined(3);
         assert!(one.rare.is_none() && one.place() == Some(3));
-        one.set_extra(SubscriptionExtra { info: (*b"1").into(), expires_at_ms: Some(5) });
+        one.set_extra(SubscriptionExtra {
+            info: (*b"1").into(),
+            expires_at_ms: Some(5),
+            ..SubscriptionExtra::default()
+        });
         assert_eq!((one.info(), one.expires_at_ms(), one.place()), (&b"1"[..], Some(5), Some(3)));
         one.set_extra(SubscriptionExtra::default());
         assert!(one.rare.is_none());

@@ -520,6 +520,30 @@ limits! {
         "From when backends on the ingest port are told that the node goes away, behind the last client, to their end. Over: they are read no more, and end behind their last answers.";
         "None: backends that understand it leave as soon as all they sent is answered.";
         "Seldom.";
+    drain_leave_delay_ms, "ms" 0..=600_000;
+        "How long a drain of a node of a fleet keeps members in presence whose connections it has ended, and their leaves to itself. At the end of the drain they are told at once.";
+        "A user who comes back on another node within this time was never away; the drain takes so much longer.";
+        "Above the time in which clients reconnect: their backoff, and the load balancer's.";
+    hand_over_wait_ms, "ms" 0..=60_000;
+        "How long a client that a drain sends away waits for what only this node knows of it to be parked with the engine. Over: it leaves without, counted in ringway_hand_overs_total.";
+        "None for clients of whom nothing is to be parked.";
+        "Raise it where the engine is far away.";
+    parked_wait_ms, "ms" 10..=60_000;
+        "How long a connect command waits for the engine to say what is parked for its user. Over: it is answered without, and what comes later follows as pushes. Asked only while some node of the fleet drains, and limits.parked_ttl_ms behind it.";
+        "Connects take so much longer while the engine does not answer.";
+        "Raise it where the engine is far away.";
+    parked_ttl_ms, "ms" 1_000..=3_600_000;
+        "How long what a drained node has parked for a user is kept, and how long behind a drain connects ask for it.";
+        "Memory of the engine; one question of the engine per connect while it lasts.";
+        "Above the longest time in which clients come back.";
+    parked_per_user_max, "connections" 1..=1_024;
+        "Connections of one user that are parked. Over: the oldest is dropped, counted in ringway_hand_overs_total.";
+        "Memory of the engine.";
+        "Raise it where users have more devices at once.";
+    parked_bytes_max, "bytes" 1_024..=1_048_576;
+        "Bytes that are parked of one connection. Over: further subscriptions are not, counted in ringway_hand_overs_total.";
+        "Memory of the engine.";
+        "Raise it with limits.subscriptions_per_connection_max.";
 }
 
 rows! { NAMESPACES_ROWS: Settings, restart: false, "Rows that hold for all namespaces together; in the file under `[namespace]`.";

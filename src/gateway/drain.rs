@@ -318,7 +318,7 @@ impl Drain {
         }
         let total = |metric| self.metrics.total(metric);
         let events_wait = total(Metric::EventsPending) > 0 && total(Metric::EventBackends) > 0;
-        total(Metric::ConnectionsOpen) == 0 && !events_wait
+        total(Metric::ConnectionsOpen) == 0 && total(Metric::DrainLeavesWaiting) == 0 && !events_wait
     }
 
     fn enter(&self, state: DrainState) {

@@ -14,6 +14,7 @@
 //! | `centrifuge` | the client protocol in JSON and Protobuf |
 //! | `delta` | Fossil deltas between publications |
 //! | `ingest` | binary frames of backends |
+//! | `parked` | what a node that goes away leaves behind of a user's connection |
 //! | `record` | publications on an engine that several nodes share, and what nodes tell each other |
 #![no_std]
 #![forbid(unsafe_code)]
@@ -28,5 +29,6 @@ pub mod frame;
 pub mod ingest;
 pub mod mask;
 pub mod message;
+pub mod parked;
 pub mod record;
 pub mod upgrade;

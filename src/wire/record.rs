@@ -345,12 +345,12 @@ fn info<'a>(cursor: &mut Cursor<'a>) -> Result<ClientInfoView<'a>, IngestError> 
     })
 }
 
-fn text<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, IngestError> {
+pub(crate) fn text<'a>(cursor: &mut Cursor<'a>) -> Result<&'a str, IngestError> {
     let len = cursor.u16()?;
     cursor.text(len as usize)
 }
 
-fn blob<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], IngestError> {
+pub(crate) fn blob<'a>(cursor: &mut Cursor<'a>) -> Result<&'a [u8], IngestError> {
     let len = cursor.u32()?;
     cursor.bytes(len as usize)
 }
@@ -363,13 +363,13 @@ fn put_info(out: &mut Vec<u8>, info: &ClientInfoView<'_>) {
 }
 
 /// A text that is too long for its length goes as nothing: names, users and tags are bounded far below.
-fn put_text(out: &mut Vec<u8>, text: &str) {
+pub(crate) fn put_text(out: &mut Vec<u8>, text: &str) {
     let text = if text.len() > u16::MAX as usize { "" } else { text };
     out.extend_from_slice(&(text.len() as u16).to_le_bytes());
     out.extend_from_slice(text.as_bytes());
 }
 
-fn put_blob(out: &mut Vec<u8>, bytes: &[u8]) {
+pub(crate) fn put_blob(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
     out.extend_from_slice(bytes);
 }

@@ -9,8 +9,8 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use ringway_engine::backplane::{
-    Answer, Audience, Backplane, Buckets, Event, Fed, Feed, Follow, Keep, NodeId, Page, PublishBatch, Published, Read,
-    Refusal, Request, Subject, Tell, Token,
+    Answer, Audience, Backplane, Buckets, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park, PublishBatch, Published,
+    Read, Refusal, Request, Subject, Tell, Token,
 };
 use ringway_engine::ids::Epoch;
 use ringway_engine::lane_message::Position;
@@ -42,6 +42,8 @@ pub(crate) struct Node {
     pub(crate) brokens: u64,
     /// Buckets broken since the last look, for those who follow things.
     pub(crate) lost: Buckets,
+    /// As last said.
+    pub(crate) draining_left_ms: u64,
 }
 
 impl Node {
@@ -58,6 +60,7 @@ impl Node {
             open: Buckets::NONE,
             brokens: 0,
             lost: Buckets::NONE,
+            draining_left_ms: 0,
         }
     }
 
@@ -99,6 +102,7 @@ impl Node {
                 }
                 Event::Feed(feed) => self.feed.push_back(feed),
                 Event::Registered(_) => {}
+                Event::Draining { left_ms } => self.draining_left_ms = left_ms,
                 Event::Broken(buckets) => {
                     self.brokens += 1;
                     buckets.iter().for_each(|bucket| {
@@ -207,6 +211,34 @@ impl Node {
             Answer::Told(nodes) => nodes,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Parks something; returns how many older ones had to go.
+    #[track_caller]
+    pub(crate) fn park(&mut self, user: &str, body: &[u8], ttl_ms: u64, entries_max: u32) -> u32 {
+        let park = Park { user: user.into(), body: body.into(), ttl_ms, entries_max };
+        match self.ask(Request::Park(park)) {
+            Answer::Displaced(displaced) => displaced,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Takes what is parked.
+    #[track_caller]
+    pub(crate) fn take_parked(&mut self, user: &str) -> Option<Box<[u8]>> {
+        match self.ask(Request::TakeParked { user: user.into() }) {
+            Answer::Parked(mut bodies) => {
+                assert!(bodies.len() <= 1, "one at a time");
+                bodies.pop()
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Says that this node goes away.
+    #[track_caller]
+    pub(crate) fn draining(&mut self, ttl_ms: u64) {
+        assert_eq!(self.ask(Request::Draining { ttl_ms }), Answer::Done);
     }
 
     /// The next batch that was fed of a channel: epoch, offset before, records.

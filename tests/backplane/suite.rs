@@ -32,6 +32,8 @@ pub(crate) fn run(fleet: &dyn Fleet) {
         ("who is told hears, and nobody else", tell),
         ("who does not follow hears nothing", unfollow),
         ("an epoch is that of who came first", epochs),
+        ("what is parked is taken once, the oldest first, within its time", parked),
+        ("every node hears that one drains, later ones too", draining),
         ("nothing is missing behind a follow", under_fire),
     ];
     for (name, rule) in rules {
@@ -303,6 +305,46 @@ fn epochs(fleet: &dyn Fleet) {
     assert_eq!(b.publish("epochs:1", &[b"1"]).first.epoch, fresh);
     assert_eq!(b.read("epochs:1", None, 0, false).top.epoch, fresh);
     assert_ne!(b.read("epochs:2", None, 0, false).top.epoch, fresh);
+}
+
+fn parked(fleet: &dyn Fleet) {
+    let (mut a, mut b, mut c) = (fleet.node(), fleet.node(), fleet.node());
+    let user = "parked:1";
+    assert_eq!(b.take_parked(user), None);
+    for body in [&b"1"[..], b"2", b"3"] {
+        assert_eq!(a.park(user, body, 60_000, 3), 0);
+    }
+    a.park("parked:2", b"another's", 60_000, 3);
+    assert_eq!(b.take_parked(user), Some((*b"1").into()), "the oldest first");
+    assert_eq!(a.park(user, b"4", 60_000, 3), 0);
+    assert_eq!(a.park(user, b"5", 60_000, 3), 1, "the oldest goes");
+    // Two nodes that ask at the same time never get the same.
+    let ask = |node: &mut Node| node.submit(Request::TakeParked { user: user.into() });
+    let tokens: Vec<_> = (0..2).map(|_| (ask(&mut b), ask(&mut c))).collect();
+    let mut taken: Vec<Box<[u8]>> = Vec::new();
+    for (of_b, of_c) in tokens {
+        for answer in [b.answer(of_b), c.answer(of_c)] {
+            let Ok(Answer::Parked(bodies)) = answer else { panic!("{answer:?}") };
+            taken.extend(bodies);
+        }
+    }
+    taken.sort();
+    assert_eq!(taken, bytes(&["3", "4", "5"]));
+    assert_eq!(c.take_parked("parked:2"), Some((*b"another's").into()));
+    a.park(user, b"6", 50, 3);
+    fleet.pass_ms(120);
+    assert_eq!(b.take_parked(user), None, "its time is over");
+}
+
+fn draining(fleet: &dyn Fleet) {
+    let (mut a, mut b) = (fleet.node(), fleet.node());
+    b.settle();
+    assert_eq!(b.draining_left_ms, 0);
+    a.draining(30_000);
+    b.wait_until("it hears that a drains", |b| b.draining_left_ms > 0);
+    assert!(b.draining_left_ms <= 30_000);
+    let mut c = fleet.node();
+    c.wait_until("it hears that a drains", |c| c.draining_left_ms > 0);
 }
 
 fn under_fire(fleet: &dyn Fleet) {

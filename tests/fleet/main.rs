@@ -9,6 +9,7 @@
 
 mod engines;
 mod failures;
+mod handover;
 mod lost_tail;
 mod one_node;
 #[allow(dead_code, reason = "tests of the backplane also let it delay")]

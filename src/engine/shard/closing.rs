@@ -275,6 +275,7 @@ impl Shard {
 
     /// Ends all subscriptions of a client, and tells those who counted it in.
     fn leave_all(&mut self, conn: ConnId, code: u16) {
+        self.forget_hand_over(conn);
         let Some(session) = self.session_mut(conn) else { return };
         let subscriptions = core::mem::take(&mut session.subscriptions);
         session.forget_asks();
@@ -295,6 +296,6 @@ impl Shard {
         self.metrics.set(Metric::ChannelsFollowed, self.fanouts.len() as u64);
         let owner: CoreId = self.owner_of(&channel);
         let leave = LeaveRequest { channel, local, from: self.options.core };
-        self.lanes.push(owner, LaneMessage::Leave(leave.into()));
+        self.tell_leave(owner, LaneMessage::Leave(leave.into()));
     }
 }

@@ -18,6 +18,7 @@ use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::command::ConnectRequest;
 use ringway_wire::centrifuge::reply::{ClientError, ConnectResult, ReplyWriter, ServerSubscription};
 use ringway_wire::close::CloseReason;
+use ringway_wire::parked::Parked;
 
 use super::epoch_text::EpochText;
 use super::events::ClientEvent;
@@ -116,7 +117,16 @@ impl Shard {
     }
 
     /// The client is who the claims say. Its server-side subscriptions are asked for; with none, it is in.
+    /// While some node goes away, what it knew of the user comes first.
     pub(super) fn admit(&mut self, conn: ConnId, claims: ConnectClaims, data: Box<[u8]>) {
+        if self.may_be_parked(&claims.user) {
+            return self.ask_for_parked(conn, claims, data);
+        }
+        self.let_in(conn, claims, data, None);
+    }
+
+    /// As [`Shard::admit`], with what another node knew of the user.
+    pub(super) fn let_in(&mut self, conn: ConnId, claims: ConnectClaims, data: Box<[u8]>, parked: Option<&Parked<'_>>) {
         let now_ms = self.now_ms;
         let personal = authorize::personal_channel(&self.options.access, &claims.user);
         let Some(session) = self.session_mut(conn) else { return };
@@ -124,7 +134,13 @@ impl Shard {
         opening.data = data;
         session.admitted = true;
         session.identity.user = claims.user;
-        session.identity.set_about(About { info: claims.info, meta: claims.meta, token_id: claims.token_id });
+        let refreshed = parked.and_then(|parked| parked.conn_info);
+        session.identity.set_about(About {
+            info: refreshed.map_or(claims.info, Box::from),
+            meta: claims.meta,
+            token_id: claims.token_id,
+            is_refreshed: refreshed.is_some(),
+        });
         session.identity.expires = claims.expires_in_ms.map(|after_ms| now_ms + after_ms).into();
         self.join_user(conn);
         // In front of what it is told of the client's server-side subscriptions.
@@ -138,6 +154,10 @@ impl Shard {
             {
                 opening.waiting += 1;
             }
+        }
+        let restored = parked.map_or(0, |parked| self.restore(conn, parked, AnswerTo::Connect));
+        if let Some(opening) = self.opening_mut(conn) {
+            opening.waiting += restored;
         }
         self.open_if_complete(conn);
     }

@@ -10,8 +10,8 @@
 //! Who has been idle longest stands on top of a heap, by the tick of its last traffic other than pings and pongs. Who had
 //! traffic since it was put there sinks to its new place when it comes up, so each one taken is the most idle of all.
 //! Invariants: at most [`DrainOrder::clients_per_1000_s`] leave, in portions of one tick and never of more than two; a client
-//! with requests under way is read no more and leaves behind their answers; `hand_over` sees each client once, before its
-//! Close frame; the heap holds 8 bytes per client and exists only while a shard drains.
+//! with requests under way is read no more and leaves behind their answers; `hand_over.rs` sees each client before its
+//! Close frame, and may hold that back for `hand_over_wait_ms`; the heap holds 8 bytes per client and exists only while a shard drains.
 
 use alloc::collections::BinaryHeap;
 use alloc::collections::binary_heap::PeekMut;
@@ -104,6 +104,8 @@ impl Shard {
         self.drain.leave_ms = self.now_ms + u64::from(limits.drain_grace_ms);
         self.drain.deadline_ms = self.now_ms + u64::from(limits.drain_deadline_ms);
         self.metrics.set(Metric::DrainState, 1);
+        let (owner, mut around) = self.owner();
+        owner.announce_drain(&mut around);
     }
 
     /// What the time brings. Call it in every turn.
@@ -124,7 +126,7 @@ impl Shard {
         if self.now_ms / TICK_MS > self.drain.ticked_ms / TICK_MS {
             self.drain_tick();
         }
-        self.metrics.set(Metric::DrainLeft, self.drain.left());
+        self.metrics.set(Metric::DrainLeft, self.drain.left() + self.hand_overs.waiting());
     }
 
     fn begin_leaving(&mut self) {
@@ -221,16 +223,16 @@ impl Shard {
                 let how = if self.shutting_down { Metric::DrainForced } else { Metric::DrainPaced };
                 self.metrics.add(how, 1);
             }
-            self.hand_over(conn);
+            if self.hand_over(conn) {
+                // It is closed behind that, and read no more.
+                if let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) {
+                    connection.leaving = true;
+                }
+                return;
+            }
         }
-        self.close(conn, CloseReason::Shutdown);
+        self.leaving_late(|shard| shard.close(conn, CloseReason::Shutdown));
     }
-
-    /// The one place where what only this node knows of a client goes to others: its server-side subscriptions that were
-    /// made while it was connected, and the positions that the server tracks for it, to be given to the backplane under its
-    /// user and restored in the connect reply of the node that it reaches next. A node alone has nobody to give them to: its
-    /// clients bring their own positions, and get the server-side subscriptions of their token.
-    const fn hand_over(&self, _conn: ConnId) {}
 
     /// Tells every backend that this node goes away; each settles what it has sent, and leaves.
     pub(super) fn drain_backends(&mut self) {
@@ -241,6 +243,7 @@ impl Shard {
         self.drain.step = Step::Backends;
         self.drain.backends_ms = (self.now_ms + leave_ms).min(self.drain.deadline_ms.max(self.now_ms));
         let left_ms = (self.drain.backends_ms - self.now_ms) as u32;
+        self.tell_all_leaves();
         for slot in 0..self.connections.slots() {
             let Some((generation, Connection { phase: Phase::Ingest { session, .. }, .. })) = self.connections.at(slot)
             else {
@@ -273,6 +276,11 @@ impl Shard {
 
     /// Ends everybody at once: no drain, its deadline, or somebody who does not want to wait for it.
     pub(super) fn shutdown(&mut self) {
+        self.tell_all_leaves();
+        if self.drain.step == Step::Serving && !self.shutting_down {
+            let (owner, mut around) = self.owner();
+            owner.announce_drain(&mut around);
+        }
         self.shutting_down = true;
         for slot in 0..self.connections.slots() {
             if let Some((generation, _)) = self.connections.at(slot) {

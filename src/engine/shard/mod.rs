@@ -22,6 +22,8 @@
 //! | `timers` | deadlines that have come, upkeep |
 //! | `closing` | every way in which a connection ends |
 //! | `drain` | sending everybody away, paced |
+//! | `hand_over` | what only this node knows of a client, to the node that it reaches next; and from others |
+//! | `late_leaves` | leaves of those whom a drain has sent away, told some time later |
 //! | `slow` | what is dropped for connections that read too slowly |
 //! | `writing` | what outboxes give to the driver to write |
 
@@ -34,10 +36,12 @@ mod deliver;
 pub mod drain;
 mod epoch_text;
 mod events;
+mod hand_over;
 mod inflating;
 mod ingest;
 mod ingest_call;
 mod lane;
+mod late_leaves;
 mod owned;
 mod publish;
 mod read;
@@ -82,8 +86,10 @@ use crate::slots::Slots;
 use crate::timers::Timers;
 use crate::users::{LocalUsers, UserCores};
 use drain::Drain;
+use hand_over::HandOvers;
 use inflating::Inflating;
 use lane::GivenUp;
+use late_leaves::LateLeaves;
 use slow::Losses;
 use writing::{ToWrite, list};
 
@@ -146,6 +152,8 @@ pub struct Shard {
     /// Until then an answer may be missing because this shard was late, not the peer.
     late_until_ms: u64,
     drain: Drain,
+    hand_overs: HandOvers,
+    late_leaves: LateLeaves,
     shutting_down: bool,
 }
 
@@ -203,6 +211,8 @@ impl Shard {
             swept_ms: now_ms,
             late_until_ms: 0,
             drain: Drain::default(),
+            hand_overs: HandOvers::default(),
+            late_leaves: LateLeaves::default(),
             shutting_down: false,
             options,
         }
@@ -329,6 +339,7 @@ impl Shard {
         self.tell_insufficient();
         self.take_own_messages();
         self.write_acknowledgements();
+        self.go_on_handing_over();
         self.go_on_draining();
     }
 

@@ -46,7 +46,8 @@ impl Shard {
             Err(TokenError::Busy) => return self.refuse(form, id, ClientError::TooManyRequests),
         };
         let expires_at_ms = claims.expires_in_ms.map(|after_ms| now_ms + after_ms);
-        session.identity.set_about(About { info: claims.info, meta: claims.meta, token_id: claims.token_id });
+        let (info, meta, token_id) = (claims.info, claims.meta, claims.token_id);
+        session.identity.set_about(About { info, meta, token_id, is_refreshed: false });
         session.identity.expires = expires_at_ms.into();
         self.arm_client(conn);
         let client = client_id(self.options.boot, self.options.core, conn);
@@ -104,7 +105,8 @@ impl Shard {
         };
         let expires_at_ms = claims.subscription.expires_in_ms.map(|after_ms| now_ms + after_ms);
         let info = claims.subscription.info;
-        session.subscriptions[index].set_extra(SubscriptionExtra { info, expires_at_ms });
+        let data = session.subscriptions[index].data().into();
+        session.subscriptions[index].set_extra(SubscriptionExtra { info, expires_at_ms, data });
         self.arm_client(conn);
         let ttl = ttl_s(expires_at_ms, now_ms);
         ReplyWriter::resume(form, &mut self.replies).sub_refresh(id, expires_at_ms.is_some(), ttl);

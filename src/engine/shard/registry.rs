@@ -32,10 +32,12 @@ impl Shard {
                 return self.order_came(user, body, *addressed);
             }
             Event::Restored(buckets) => self.register_again(buckets),
+            Event::Draining { left_ms } => self.somebody_drains(*left_ms),
             _ => {}
         }
         let (owner, mut around) = self.owner();
         owner.backplane_event(event, &mut around);
+        self.take_handed();
     }
 
     /// Goes on with what the backplane's return made necessary.

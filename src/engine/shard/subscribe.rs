@@ -40,6 +40,17 @@ pub(super) const INSUFFICIENT_STATE: (u32, &str) = (2500, "insufficient state");
 /// What a recovered publication takes in an answer beside its payload, offset and publisher included.
 const RECOVERED_ENVELOPE_BYTES: usize = 128;
 
+/// How a server-side subscription comes to be.
+pub(super) struct Made {
+    pub(super) answer_to: AnswerTo,
+    /// Where to resume, as an order says; else where the client says that it is.
+    pub(super) recover: Option<RecoverFrom>,
+    /// Where another node stopped; counts if nobody knows better.
+    pub(super) parked: Option<RecoverFrom>,
+    /// The next connect does not bring it by itself.
+    pub(super) run_time: bool,
+}
+
 impl Shard {
     pub(super) fn subscribe(&mut self, conn: ConnId, id: u32, decision: &SubscribeDecision<'_>) {
         let SubscribeDecision { request, namespace, right, recover } = *decision;
@@ -93,6 +104,13 @@ impl Shard {
         recover: Option<RecoverFrom>,
         answer_to: AnswerTo,
     ) -> bool {
+        let made = Made { answer_to, recover, parked: None, run_time: answer_to == AnswerTo::Push };
+        self.make_subscription(conn, subscription, made)
+    }
+
+    /// As [`Shard::server_subscribe`], also for one that another node had made.
+    pub(super) fn make_subscription(&mut self, conn: ConnId, subscription: TokenSubscription, made: Made) -> bool {
+        let Made { answer_to, recover, parked, run_time } = made;
         let channel = &*subscription.channel;
         let resolved = self.options.namespaces.resolve(channel).map(|(id, _)| id);
         let (Some(namespace), Ok(())) = (resolved, self.has_place(conn, channel)) else {
@@ -102,20 +120,24 @@ impl Shard {
         let rules = self.options.namespaces.get(namespace);
         let traits = Traits {
             server_side: true,
+            run_time,
             ..traits_of(rules, &subscription.overrides, Wants { recovery: recover.is_some(), positioned: false })
         };
         let join_leave = hears_join_leave(rules, &subscription.overrides, false);
-        let recovers = traits.recoverable;
+        // Where another node stopped, recovery needs no wish of the client's.
+        let recovers = traits.recoverable || (parked.is_some() && rules.recovery);
         let now_ms = self.now_ms;
         let Some(session) = self.session_mut(conn) else { return false };
         let known = session.opening().filter(|_| answer_to == AnswerTo::Connect);
         let known = known.and_then(|opening| opening.known.iter().find(|known| *known.channel == *channel));
-        let recover = recover.or(known.map(|known| known.from)).filter(|_| recovers);
+        let recover = recover.or(known.map(|known| known.from)).or(parked).filter(|_| recovers);
         let variant = session.variant().with_join_leave(join_leave);
+        let kept = if run_time { subscription.data.clone() } else { Box::default() };
         let asked = Asked { answer_to, recover, data: subscription.data, ..Asked::default() };
         let begun = self.begin_subscription(conn, channel, namespace, variant, traits, asked);
         let Some((local, number)) = begun else { return false };
-        self.set_extra(conn, local, number, subscription.info, subscription.expires_in_ms.map(|ms| now_ms + ms));
+        let expires_at_ms = subscription.expires_in_ms.map(|ms| now_ms + ms);
+        self.set_extra(conn, local, number, SubscriptionExtra { info: subscription.info, expires_at_ms, data: kept });
         self.ask_owner(conn, local, number);
         true
     }
@@ -158,18 +180,11 @@ impl Shard {
         Some((local, number))
     }
 
-    fn set_extra(
-        &mut self,
-        conn: ConnId,
-        local: LocalChannelId,
-        number: u32,
-        info: Box<[u8]>,
-        expires_at_ms: Option<u64>,
-    ) {
+    fn set_extra(&mut self, conn: ConnId, local: LocalChannelId, number: u32, extra: SubscriptionExtra) {
         let Some(session) = self.session_mut(conn) else { return };
         let Some(index) = session.asked(local, number) else { return };
-        if !info.is_empty() || expires_at_ms.is_some() {
-            session.subscriptions[index].set_extra(SubscriptionExtra { info, expires_at_ms });
+        if !extra.is_empty() {
+            session.subscriptions[index].set_extra(extra);
         }
     }
 
@@ -251,7 +266,8 @@ impl Shard {
             asked.data = granted.data;
         }
         let expires_at_ms = granted.expires_in_ms.map(|after_ms| now_ms + after_ms);
-        self.set_extra(conn, local, number, granted.info, expires_at_ms);
+        let extra = SubscriptionExtra { info: granted.info, expires_at_ms, ..SubscriptionExtra::default() };
+        self.set_extra(conn, local, number, extra);
         self.ask_owner(conn, local, number);
     }
 
@@ -287,6 +303,9 @@ impl Shard {
         if !self.fanouts.answered(local) {
             self.metrics.add(Metric::LaneStale, 1);
             return;
+        }
+        if self.position_came(conn, number, local, result.as_ref().ok().map(|granted| granted.top)) {
+            return self.unfollow_if_unused(local);
         }
         if let Some((form, subscription)) = self.take_asked(conn, number, local) {
             let granted = result.ok().map(|granted| self.fitted(conn, granted));
@@ -544,7 +563,7 @@ impl Shard {
 
     fn member_left(&mut self, conn: ConnId, channel: &str) {
         let leave = MemberLeave { channel: channel.into(), from: self.options.core, conn };
-        self.lanes.push(self.owner_of(channel), LaneMessage::MemberLeave(leave.into()));
+        self.tell_leave(self.owner_of(channel), LaneMessage::MemberLeave(leave.into()));
     }
 }
 

@@ -79,7 +79,7 @@ impl Shard {
                     session.identity.expires = expires_at_ms.into();
                     if let Some(info) = info {
                         let about = session.identity.about.take().map(|about| *about).unwrap_or_default();
-                        session.identity.set_about(About { info: info.clone(), ..about });
+                        session.identity.set_about(About { info: info.clone(), is_refreshed: true, ..about });
                     }
                 }
                 self.arm_client(conn);

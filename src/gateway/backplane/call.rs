@@ -1,7 +1,7 @@
 //! Requests as commands, and replies as answers.
 //!
 //! In: a [`Request`] and what a command needs beside it. Out: a command; a reply's meaning. Invariants: what must not be
-//! overtaken by a second call is one plain command (unfollow, forget, tell one node), never a script that may have to be
+//! overtaken by a second call is one plain command (unfollow, forget, tell one node, take what is parked), never a script that may have to be
 //! called again; a reply that is not understood counts as unknown.
 
 use redis::{Cmd, Value, cmd};
@@ -119,6 +119,18 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
             call.arg(keys.stream(bucket, channel));
             call
         }
+        Request::Park(park) => {
+            let mut call = script(Script::Park, 1);
+            call.arg(keys.parked(&park.user)).arg(&park.body[..]).arg(park.ttl_ms.max(1)).arg(park.entries_max.max(1));
+            call
+        }
+        Request::TakeParked { user } => {
+            let mut call = cmd("LPOP");
+            call.arg(keys.parked(user));
+            call
+        }
+        // The registry's business; see `Redis::submit`.
+        Request::Draining { .. } => cmd("PING"),
         Request::Tell(tell) => {
             let message = feed::told(&tell.subject, &tell.body);
             match tell.to {
@@ -179,7 +191,15 @@ pub(super) fn outcome(request: &Request, reply: Value) -> Outcome {
         Request::Publish(_) => published(&reply).map(Answer::Published),
         Request::Follow(_) | Request::Read(_) => page(reply).map(Answer::Page),
         Request::Tell(_) => number(&reply).and_then(|nodes| u32::try_from(nodes).ok()).map(Answer::Told),
-        Request::FollowUser { .. } | Request::Unfollow(_) | Request::Forget { .. } => Some(Answer::Done),
+        Request::Park(_) => number(&reply).and_then(|over| u32::try_from(over).ok()).map(Answer::Displaced),
+        Request::TakeParked { .. } => match reply {
+            Value::Nil => Some(Answer::Parked(Vec::new())),
+            Value::BulkString(body) => Some(Answer::Parked(vec![body.into_boxed_slice()])),
+            _ => None,
+        },
+        Request::FollowUser { .. } | Request::Unfollow(_) | Request::Forget { .. } | Request::Draining { .. } => {
+            Some(Answer::Done)
+        }
     };
     Outcome::Done(answer.ok_or(Refusal::Unknown))
 }

@@ -1,7 +1,7 @@
 //! The thread `backplane-0`: lanes on one side, a backplane on the other.
 //!
 //! In: batches of [`LaneMessage::ToBackplane`] from shards. Out: batches of [`LaneMessage::Backplane`]: answers to the core
-//! that asked, feed to the owner of its bucket, `Broken` and `Restored` to every shard. Invariants: it never blocks; what
+//! that asked, feed to the owner of its bucket, everything else to every shard. Invariants: it never blocks; what
 //! finds a queue full waits here in order, bounded by `spill_bytes_max` per shard; at the bound what is fed is dropped,
 //! counted, and the shard is told `Broken` and `Restored` for its buckets, so that it follows them again.
 
@@ -185,7 +185,7 @@ impl<B: Backplane> Relay<B> {
                     }
                 }
                 Event::Feed(feed) => self.lanes.feed(feed),
-                Event::Registered(node) => self.lanes.say_to_all(&Event::Registered(node)),
+                event @ (Event::Registered(_) | Event::Draining { .. }) => self.lanes.say_to_all(&event),
                 Event::Broken(buckets) => {
                     self.lanes.open.remove_all(&buckets);
                     self.lanes.say_to_all(&Event::Broken(buckets));

@@ -5,6 +5,7 @@
 //! | `m` | hash of a channel: `e` epoch, `s` top offset, `r` replication id, `h` a stream exists, `p<place>` a node's last batch |
 //! | `s` | stream of a channel: ids `<offset>-0`, field `d` |
 //! | `n`, `u` | set of the generations of nodes that are interested in a channel, a user |
+//! | `h` | list of a user: what nodes that went away have parked, the oldest first |
 //! | `k` | idempotency key: epoch and first offset |
 //! | `i<generation>` | channel: a node's inbox |
 //! | `b` | channel: all nodes |
@@ -48,6 +49,11 @@ impl Keys {
             Subject::Channel(name) => self.key(route::bucket(name), 'n', name),
             Subject::User(name) => self.key(route::bucket(name), 'u', name),
         }
+    }
+
+    /// What is parked for a user.
+    pub(super) fn parked(&self, user: &str) -> String {
+        self.key(route::bucket(user), 'h', user)
     }
 
     /// The length keeps a channel `a:b` with the key `c` apart from `a` with `b:c`.

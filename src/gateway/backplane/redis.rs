@@ -5,7 +5,7 @@
 //! session at a time, and the next one gets it only when the last has said that nothing more comes from it.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -14,7 +14,7 @@ use ringway_engine::backplane::{Answer, Backplane, Buckets, Event, NodeId, Refus
 use ringway_engine::ids::Bucket;
 use ringway_engine::limits::BUCKETS;
 use ringway_engine::route;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::call::Again;
@@ -63,6 +63,10 @@ pub(super) struct Common {
     requests: AtomicUsize,
     bytes: AtomicUsize,
     living: AtomicUsize,
+    /// This node drains: others are told for so long, at each renewal of its lease; 0: it does not.
+    draining_ms: AtomicU64,
+    /// There is something to say to the registry at once.
+    renew: Notify,
     /// Names this process's batches: a batch whose outcome is unknown keeps its name when the node becomes another one.
     writer: OnceLock<u32>,
     /// Replication ids of the primaries that this node is connected with.
@@ -165,9 +169,9 @@ pub enum Registered {
 pub struct Redis {
     common: Arc<Common>,
     events: mpsc::Receiver<Vec<Event>>,
-    /// Refusals at a bound, which no session has seen.
-    refused: VecDeque<Event>,
-    /// Wakes whoever polled before such a refusal.
+    /// Answers to what no session has seen: refusals at a bound, what the registry does.
+    answered_here: VecDeque<Event>,
+    /// Wakes whoever polled before such an answer.
     waker: Option<std::task::Waker>,
     stop: Option<oneshot::Sender<()>>,
     manager: tokio::task::JoinHandle<()>,
@@ -191,6 +195,8 @@ impl Redis {
             requests: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
             living: AtomicUsize::new(1),
+            draining_ms: AtomicU64::new(0),
+            renew: Notify::new(),
             writer: OnceLock::new(),
             identities: RwLock::default(),
             routes: RwLock::new((0..BUCKETS).map(|_| None).collect()),
@@ -199,7 +205,10 @@ impl Redis {
         let (word, words) = mpsc::unbounded_channel();
         let manager = Manager::new(Arc::clone(&common), boot, word);
         let manager = runtime.spawn(manager.run(stopped));
-        (Redis { common, events: received, refused: VecDeque::new(), waker: None, stop: Some(stop), manager }, words)
+        (
+            Redis { common, events: received, answered_here: VecDeque::new(), waker: None, stop: Some(stop), manager },
+            words,
+        )
     }
 
     /// Gives the lease back, so that the name is free at once, and ends the tasks.
@@ -220,6 +229,11 @@ impl Backplane for Redis {
         let job = Job { token, bucket: route::bucket(request.subject_name()), request, bytes, again: Again::No };
         let requests = common.requests.fetch_add(1, Ordering::Relaxed);
         let all_bytes = common.bytes.fetch_add(bytes, Ordering::Relaxed);
+        if let Request::Draining { ttl_ms } = job.request {
+            common.draining_ms.fetch_max(ttl_ms, Ordering::Relaxed);
+            common.renew.notify_one();
+            return self.answer_here(job, Ok(Answer::Done));
+        }
         let is_over =
             requests >= common.config.requests_in_flight_max || all_bytes + bytes > common.config.bytes_in_flight_max;
         let order = Order::Job(job);
@@ -228,18 +242,13 @@ impl Backplane for Redis {
             _ => Some(order),
         };
         if let Some(Order::Job(job)) = refused {
-            let mut out = Vec::new();
-            self.common.answer(job, Err(Refusal::Unavailable), &mut out);
-            self.refused.extend(out);
-            if let Some(waker) = self.waker.take() {
-                waker.wake();
-            }
+            self.answer_here(job, Err(Refusal::Unavailable));
         }
     }
 
     fn poll(&mut self, context: &mut Context<'_>, out: &mut Vec<Event>) -> Poll<()> {
         let before = out.len();
-        out.extend(self.refused.drain(..));
+        out.extend(self.answered_here.drain(..));
         for _ in 0..BATCHES_PER_POLL_MAX {
             match self.events.poll_recv(context) {
                 Poll::Ready(Some(batch)) => out.extend(batch),
@@ -251,6 +260,18 @@ impl Backplane for Redis {
         }
         self.waker = Some(context.waker().clone());
         Poll::Pending
+    }
+}
+
+impl Redis {
+    /// Answers what no session has seen.
+    fn answer_here(&mut self, job: Job, result: Result<Answer, Refusal>) {
+        let mut out = Vec::new();
+        self.common.answer(job, result, &mut out);
+        self.answered_here.extend(out);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
     }
 }
 
@@ -295,11 +316,13 @@ impl Manager {
     }
 
     async fn run(mut self, mut stopped: oneshot::Receiver<()>) {
+        let common = Arc::clone(&self.common);
         loop {
             let next = self.register_at.min(self.look_at);
             tokio::select! {
                 _ = &mut stopped => break,
                 () = sleep_until(next) => {}
+                () = common.renew.notified() => self.register_at = Instant::now(),
                 (address, report) = reported(&mut self.sessions) => self.note(&address, &report),
             }
             let now = Instant::now();
@@ -314,7 +337,7 @@ impl Manager {
         self.common.set_routes(&Buckets::ALL, None);
         self.sessions.clear();
         if let (Some(registry), Some(node)) = (&mut self.registry, self.node) {
-            registry.release(node).await;
+            registry.release(node, common.draining_ms.load(Ordering::Relaxed)).await;
         }
     }
 
@@ -372,10 +395,14 @@ impl Manager {
     }
 
     async fn renew(&mut self, node: NodeId) -> Result<(), Reason> {
+        let draining_ms = self.common.draining_ms.load(Ordering::Relaxed);
         let registry = self.open_registry().await?;
         registry.check_role().await?;
-        match registry.renew(node).await? {
-            Some(living) => self.common.set_living(living),
+        match registry.renew(node, draining_ms).await? {
+            Some((living, left_ms)) => {
+                self.common.set_living(living);
+                self.tell_draining(left_ms).await;
+            }
             None => {
                 log::warn("backplane", "this node's lease was lost; it is registered again", &[]);
                 self.tell_node(None);
@@ -388,7 +415,7 @@ impl Manager {
     async fn acquire(&mut self) -> Result<(), Reason> {
         let place = self.last_place;
         match self.open_registry().await?.acquire(place).await? {
-            Acquired::Yes { node, living } => {
+            Acquired::Yes { node, living, draining_left_ms } => {
                 self.common.metrics.add(Number::Registrations, 1);
                 self.common.set_living(living);
                 self.last_place = node.place;
@@ -396,6 +423,7 @@ impl Manager {
                 let _ = self.common.writer.set(node.generation);
                 // Before anything that is announced under this name. Nobody takes it any more: the process ends.
                 let _ = self.common.events.send(vec![Event::Registered(node)]).await;
+                self.tell_draining(draining_left_ms).await;
                 self.tell_node(Some(node));
                 self.say(Registered::Yes(node));
                 self.complained = false;
@@ -410,6 +438,14 @@ impl Manager {
             }
         }
         Ok(())
+    }
+
+    /// Shards hear of it for as long as something may be parked.
+    async fn tell_draining(&self, left_ms: u64) {
+        if left_ms > 0 {
+            // Nobody takes it any more: the process ends.
+            let _ = self.common.events.send(vec![Event::Draining { left_ms }]).await;
+        }
     }
 
     fn say(&mut self, word: Registered) {

@@ -28,11 +28,11 @@ pub(super) enum Acquired {
     Yes {
         node: NodeId,
         living: usize,
+        /// For so long something may be parked.
+        draining_left_ms: u64,
     },
     /// Another living node has the name; its lease ends in so many ms unless it is renewed.
-    NameTaken {
-        left_ms: u64,
-    },
+    NameTaken { left_ms: u64 },
 }
 
 /// A connection to the primary that has the registry.
@@ -42,7 +42,7 @@ pub(super) struct Registry {
     lease_ms: u64,
     boot: String,
     name: String,
-    keys: [String; 4],
+    keys: [String; 5],
 }
 
 impl Registry {
@@ -72,6 +72,7 @@ impl Registry {
                 keys.registry("generations"),
                 keys.registry("nodes"),
                 keys.registry("place:"),
+                keys.registry("draining"),
             ],
         })
     }
@@ -91,38 +92,46 @@ impl Registry {
         let numbers: Vec<u64> = reply.as_sequence().unwrap_or_default().iter().filter_map(number).collect();
         match numbers[..] {
             [left_ms] => Ok(Acquired::NameTaken { left_ms }),
-            [place, generation, living] => {
+            [place, generation, living, draining_left_ms] => {
                 let (place, generation) = (u16::try_from(place).ok(), u32::try_from(generation).ok());
                 let (Some(place), Some(generation)) = (place, generation) else {
                     return Err("the registry's numbers are too large".into());
                 };
-                Ok(Acquired::Yes { node: NodeId { place, generation }, living: living as usize })
+                let node = NodeId { place, generation };
+                Ok(Acquired::Yes { node, living: living as usize, draining_left_ms })
             }
             _ => Err("the registry's answer cannot be read".into()),
         }
     }
 
-    /// Returns the number of living nodes; none: this node's lease is lost.
+    /// Returns the number of living nodes, and for how long something may be parked; none: this node's lease is lost.
+    /// `draining_ms`: this node drains, and things may be parked for so long from now; 0: it does not.
     ///
     /// # Errors
     /// The connection is of no more use.
-    pub(super) async fn renew(&mut self, node: NodeId) -> Result<Option<usize>, Reason> {
-        let living = self.call_renew(node, self.lease_ms).await?;
-        Ok((living > 0).then_some(living as usize))
+    pub(super) async fn renew(&mut self, node: NodeId, draining_ms: u64) -> Result<Option<(usize, u64)>, Reason> {
+        let (living, left_ms) = self.call_renew(node, self.lease_ms, draining_ms).await?;
+        Ok((living > 0).then_some((living as usize, left_ms)))
     }
 
     /// Gives the name and the place back.
-    pub(super) async fn release(&mut self, node: NodeId) {
+    pub(super) async fn release(&mut self, node: NodeId, draining_ms: u64) {
         // If it fails, the lease ends by itself.
-        let _ = self.call_renew(node, 0).await;
+        let _ = self.call_renew(node, 0, draining_ms).await;
     }
 
-    async fn call_renew(&mut self, node: NodeId, lease_ms: u64) -> Result<u64, Reason> {
-        let mut call = script(Script::Renew, 3);
-        call.arg(&self.keys[0]).arg(format!("{}{}", self.keys[3], node.place)).arg(&self.keys[2]);
+    async fn call_renew(&mut self, node: NodeId, lease_ms: u64, draining_ms: u64) -> Result<(u64, u64), Reason> {
+        let mut call = script(Script::Renew, 4);
+        call.arg(&self.keys[0]).arg(format!("{}{}", self.keys[3], node.place)).arg(&self.keys[2]).arg(&self.keys[4]);
         call.arg(&self.boot).arg(lease_ms).arg(&self.name).arg(node.generation);
-        call.arg(self.lease_ms * PLACE_LEASES);
-        number(&self.ask(call).await?).ok_or_else(|| "the registry's answer cannot be read".into())
+        call.arg(self.lease_ms * PLACE_LEASES).arg(draining_ms);
+        let reply = self.ask(call).await?;
+        let parts = reply.as_sequence().unwrap_or_default();
+        let numbers = (parts.first().and_then(number), parts.get(1).and_then(number));
+        let (Some(living), Some(left_ms)) = numbers else {
+            return Err("the registry's answer cannot be read".into());
+        };
+        Ok((living, left_ms))
     }
 
     async fn ask(&mut self, call: redis::Cmd) -> Result<Value, Reason> {

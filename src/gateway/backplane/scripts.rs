@@ -24,12 +24,13 @@ pub(super) enum Script {
     Tell,
     Acquire,
     Renew,
+    Park,
 }
 
 impl Script {
     /// All of them.
-    pub(super) const ALL: [Script; 6] =
-        [Script::Publish, Script::Follow, Script::Read, Script::Tell, Script::Acquire, Script::Renew];
+    pub(super) const ALL: [Script; 7] =
+        [Script::Publish, Script::Follow, Script::Read, Script::Tell, Script::Acquire, Script::Renew, Script::Park];
 
     /// Its whole text.
     pub(super) fn text(self) -> &'static str {
@@ -49,6 +50,7 @@ impl Script {
             Script::Tell => &[FIRST_LINE, SPREAD, include_str!("lua/tell.lua")],
             Script::Acquire => &[include_str!("lua/acquire.lua")],
             Script::Renew => &[include_str!("lua/renew.lua")],
+            Script::Park => &[include_str!("lua/park.lua")],
         }
     }
 }

@@ -9,6 +9,7 @@
 //! subscribe  ─> waits for the page of a follow, unless the channel is live ─> answer           following.rs
 //! feed       ─> next offset: out, and kept;  a hole: held until a page has filled it           feed.rs
 //! users      ─> where they are; orders about them to other nodes                               users.rs
+//! drain      ─> what only this node knows of users, to whoever has them next                   parking.rs
 //! ```
 //! What the feed has brought since the channel became live is kept in its history, as a copy: whoever comes back is
 //! answered from there, and the engine is read only for what is older.
@@ -21,6 +22,7 @@
 mod calls;
 mod feed;
 mod following;
+mod parking;
 mod presence;
 mod publishing;
 #[cfg(test)]
@@ -34,13 +36,14 @@ use alloc::vec::Vec;
 use super::{Owner, Surroundings};
 use crate::backplane::{Answer, Buckets, Event, Feed, Refusal, Request, Subject, Token};
 use crate::call::HistoryAsk;
-use crate::ids::CoreId;
+use crate::ids::{ConnId, CoreId};
 use crate::lane_message::{LaneMessage, Origin, Position};
 use crate::limits::TICK_MS;
 use crate::metrics::Metric;
 use crate::slots::Slots;
 use feed::Held;
 use following::Waiting;
+pub use parking::{Handed, Taker};
 use presence::Question;
 pub(super) use publishing::{Admitted, Asker, Who};
 use publishing::{Queued, Sent};
@@ -86,6 +89,8 @@ pub(super) struct Fleet {
     checked: u32,
     /// Times that something fed may have been lost.
     breaks: u32,
+    /// For the shard.
+    handed: Vec<Handed>,
 }
 
 /// What goes on about one channel; there while something does, and until the next tick.
@@ -145,6 +150,10 @@ enum Asked {
     Question(u64),
     /// An order about a user.
     Order(OrderAsker),
+    /// What this node knows of a connection.
+    Park(Option<ConnId>),
+    /// What others knew of a user, for a connect command.
+    TakeParked(Box<Taker>),
     /// Nobody waits for the answer.
     Nobody,
 }
@@ -173,6 +182,7 @@ impl Fleet {
             questions: Slots::new(),
             checked: 0,
             breaks: 0,
+            handed: Vec::new(),
         }
     }
 
@@ -199,7 +209,7 @@ impl Owner {
             Event::Feed(Feed { subject: Subject::Channel(channel), addressed, what, .. }) => {
                 self.fed(&channel, addressed, what, around);
             }
-            Event::Feed(Feed { subject: Subject::User(_), .. }) => {}
+            Event::Feed(Feed { subject: Subject::User(_), .. }) | Event::Draining { .. } => {}
             Event::Registered(node) => {
                 if let Some(fleet) = &mut self.fleet {
                     fleet.generation = node.generation;
@@ -243,6 +253,8 @@ impl Owner {
             }
             Asked::Question(question) => self.question_passed_on(question, result, around),
             Asked::Order(asker) => Self::order_passed_on(asker, result, around),
+            Asked::Park(conn) => self.was_parked(conn, &result, around),
+            Asked::TakeParked(taker) => self.was_taken(*taker, result),
             Asked::Nobody => {}
         }
     }

@@ -1,0 +1,95 @@
+//! What only a node knows of its users when it goes away: given to the engine, and taken by the node that they reach next.
+//!
+//! In: things to park, connect commands of users of whom something may be parked. Out: requests; what came of them, for the
+//! shard. Invariant: each question gets one [`Handed`], also when the engine is lost.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use super::super::{Owner, Surroundings};
+use super::Asked;
+use crate::backplane::{Answer, Park, Refusal, Request};
+use crate::ids::ConnId;
+use crate::metrics::Metric;
+
+/// Who asks for what is parked.
+#[derive(Debug)]
+pub struct Taker {
+    /// The connection.
+    pub conn: ConnId,
+    /// Number of its request.
+    pub number: u32,
+    /// Its user.
+    pub user: Box<str>,
+}
+
+/// What came of a hand-over.
+#[derive(Debug)]
+pub enum Handed {
+    /// The connection's things are parked, or cannot be: it may go.
+    Parked(ConnId),
+    /// What was parked for a user; none: nothing.
+    Taken(Taker, Option<Box<[u8]>>),
+}
+
+impl Owner {
+    /// Tells the fleet that things may be parked until so long after this node's end.
+    pub fn announce_drain(&mut self, around: &mut Surroundings<'_>) {
+        if self.fleet.is_some() {
+            let ttl_ms = self.limits.parked_ttl_ms.into();
+            self.ask(Asked::Nobody, Request::Draining { ttl_ms }, around);
+        }
+    }
+
+    /// Parks something of a user; `conn` waits for it.
+    pub fn park(&mut self, conn: Option<ConnId>, user: Box<str>, body: Box<[u8]>, around: &mut Surroundings<'_>) {
+        let park =
+            Park { user, body, ttl_ms: self.limits.parked_ttl_ms.into(), entries_max: self.limits.parked_per_user_max };
+        self.ask(Asked::Park(conn), Request::Park(park), around);
+    }
+
+    /// Asks for what is parked for a user.
+    pub fn take_parked(&mut self, taker: Taker, around: &mut Surroundings<'_>) {
+        around.metrics.add(Metric::HandOverQuestions, 1);
+        let user = taker.user.clone();
+        self.ask(Asked::TakeParked(taker.into()), Request::TakeParked { user }, around);
+    }
+
+    /// What came of hand-overs since the last look.
+    pub fn take_handed(&mut self) -> Vec<Handed> {
+        self.fleet.as_mut().map(|fleet| core::mem::take(&mut fleet.handed)).unwrap_or_default()
+    }
+
+    /// The wall clock, as nodes tell it each other.
+    pub fn wall_ms(&self, now_ms: u64) -> u64 {
+        self.fleet.as_ref().map_or(now_ms, |fleet| fleet.wall_ms(now_ms))
+    }
+
+    pub(super) fn was_parked(
+        &mut self,
+        conn: Option<ConnId>,
+        result: &Result<Answer, Refusal>,
+        around: &mut Surroundings<'_>,
+    ) {
+        match result {
+            Ok(Answer::Displaced(over)) => {
+                around.metrics.add(Metric::HandOversParked, 1);
+                around.metrics.add(Metric::HandOversDisplaced, u64::from(*over));
+            }
+            Ok(_) | Err(_) => around.metrics.add(Metric::HandOversFailed, 1),
+        }
+        if let Some(fleet) = &mut self.fleet {
+            fleet.handed.extend(conn.map(Handed::Parked));
+        }
+    }
+
+    pub(super) fn was_taken(&mut self, taker: Taker, result: Result<Answer, Refusal>) {
+        let body = match result {
+            Ok(Answer::Parked(bodies)) => bodies.into_iter().next(),
+            Ok(_) | Err(_) => None,
+        };
+        if let Some(fleet) = &mut self.fleet {
+            fleet.handed.push(Handed::Taken(taker, body));
+        }
+    }
+}
