@@ -117,7 +117,7 @@ fn what_only_a_drained_node_knew_is_in_the_next_connect_result() {
     ]);
     let mut fleet = Fleet::start(&workspace, 2, &options);
     let (mut client, result) = Client::connect(&fleet, "mia");
-    assert!(result.get("subs").is_none(), "{result}");
+    assert!(result["subs"].get(CHANNEL).is_none(), "{result}");
     let from = fleet.nodes.iter().position(|node| node.connections() == 1).expect("it is somewhere");
     let to = 1 - from;
     for channel in [CHANNEL, ROOM] {
