@@ -486,7 +486,11 @@ impl FleetWorker {
             };
             self.cut(client, reason, true);
         }
-        if self.confirmed.as_ref().is_some_and(|confirmed| self.checker.settled(confirmed)) {
+        // Who is on its way back has everything that is due, perhaps, and still is not there.
+        let all_there = self.clients.iter().all(|place| place.phase == Phase::Gone || place.left == 0)
+            && self.whole as usize + self.clients.iter().filter(|place| place.phase == Phase::Gone).count()
+                == self.clients.len();
+        if all_there && self.confirmed.as_ref().is_some_and(|confirmed| self.checker.settled(confirmed)) {
             self.confirmed = None;
             say(&FleetNote::Settled)?;
         }
