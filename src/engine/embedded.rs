@@ -31,9 +31,12 @@ pub struct Hub {
     /// Until when each counts.
     keys: BTreeMap<Key, (Position, u64)>,
     /// By user, with the time until when.
-    parked: BTreeMap<Box<str>, (VecDeque<Box<[u8]>>, u64)>,
+    parked: BTreeMap<Box<str>, (Bodies, u64)>,
     draining_until_ms: u64,
 }
+
+/// What is parked for a user, the oldest first.
+type Bodies = VecDeque<Box<[u8]>>;
 
 /// A channel, and an idempotency key.
 type Key = (Box<str>, Box<[u8]>);
