@@ -167,6 +167,8 @@ impl FleetWorker {
         if place.begun {
             self.tally.reconnected.count(now_ns);
         }
+        // Whoever had left all its channels is whole with the connection alone.
+        self.count_whole(client, false);
     }
 
     fn subscribed(&mut self, client: u32, index: u32, result: &Value) {
