@@ -54,7 +54,7 @@ fn failed_over(name: &str, durability: &str) -> (Value, u64) {
 }
 
 #[test]
-fn with_wait_no_acknowledged_publication_is_lost() {
+fn with_wait_nothing_is_acknowledged_that_no_replica_has() {
     let _turn = turn();
     let (_, without_copy) = failed_over("with-wait", "fleet");
     assert_eq!(without_copy, 0, "nothing is acknowledged that no replica has");

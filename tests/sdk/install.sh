@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need: Node, Python's venv, Chromium, curl, shellcheck, HAProxy, nginx and Redis from Debian when they are missing, the
-# published SDKs from npm into node_modules and from PyPI into .venv. Quick when everything is there.
+# Installs what the tests need: Node, Python's venv, Chromium, curl, shellcheck, HAProxy, nginx, Redis and libfaketime from
+# Debian when they are missing, the published SDKs from npm into node_modules and from PyPI into .venv. Quick when everything is there.
 set -euo pipefail
 cd "$(dirname "$0")"
 
@@ -37,6 +37,7 @@ for program in haproxy nginx redis-server redis-sentinel; do
     command -v "$program" >/dev/null || [ -x "/usr/sbin/$program" ] || packages+=("$program")
 done
 command -v redis-cli >/dev/null || packages+=(redis-tools)
+compgen -G "/usr/lib/*/faketime/libfaketimeMT.so.1" >/dev/null || packages+=(libfaketime)
 if [ ${#packages[@]} -gt 0 ]; then
     say "from Debian: ${packages[*]}"
     command -v apt-get >/dev/null || { say "no apt-get here; install by hand: ${packages[*]}" >&2; exit 1; }
