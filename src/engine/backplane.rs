@@ -131,7 +131,7 @@ pub struct PublishBatch {
     /// How long the key is remembered.
     pub idempotency_window_ms: u64,
     /// Counts the batches of this node on this channel's owner, from 1. A batch whose outcome is unknown is sent again
-    /// under its number, before any other of the channel.
+    /// under its number, before any other of the channel; one with a lower number than the last comes late and is refused.
     pub number: u64,
     /// What is kept.
     pub keep: Keep,

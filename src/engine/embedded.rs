@@ -165,13 +165,13 @@ impl Hub {
 
     fn submit(&mut self, me: NodeId, token: Token, request: Request) {
         let is_reachable = self.nodes.get(&me.generation).is_some_and(|node| node.is_reachable);
-        let result = if is_reachable { Ok(self.carry_out(me, request)) } else { Err(Refusal::Unavailable) };
+        let result = if is_reachable { self.carry_out(me, request) } else { Err(Refusal::Unavailable) };
         self.say(me.generation, Event::Answer(token, result));
     }
 
-    fn carry_out(&mut self, me: NodeId, request: Request) -> Answer {
-        match request {
-            Request::Publish(batch) => Answer::Published(self.publish(me, batch)),
+    fn carry_out(&mut self, me: NodeId, request: Request) -> Result<Answer, Refusal> {
+        Ok(match request {
+            Request::Publish(batch) => Answer::Published(self.publish(me, batch)?),
             Request::Follow(follow) => Answer::Page(self.follow(me, &follow)),
             Request::FollowUser { user } => {
                 self.interest.entry((true, user)).or_default().insert(me.generation);
@@ -201,7 +201,7 @@ impl Hub {
                 }
                 Answer::Done
             }
-        }
+        })
     }
 
     fn park(&mut self, park: Park) -> u32 {
@@ -241,19 +241,21 @@ impl Hub {
         channel
     }
 
-    fn publish(&mut self, me: NodeId, batch: PublishBatch) -> Published {
+    fn publish(&mut self, me: NodeId, batch: PublishBatch) -> Result<Published, Refusal> {
         let now_ms = self.now_ms;
         self.keys.retain(|_, (_, until_ms)| *until_ms > now_ms);
         let key = (!batch.idempotency_key.is_empty()).then(|| (batch.channel.clone(), batch.idempotency_key.clone()));
         let was = key.as_ref().and_then(|key| self.keys.get(key)).map(|(first, _)| *first);
         let channel = self.channel(&batch.channel, batch.fresh);
         if let Some((generation, number, first)) = channel.batches.get(&me.place)
-            && (*generation, *number) == (me.generation, batch.number)
+            && *generation == me.generation
+            && *number >= batch.number
         {
-            return Published { first: *first, duplicate: false };
+            let published = Published { first: *first, duplicate: false };
+            return if *number == batch.number { Ok(published) } else { Err(Refusal::Unknown) };
         }
         if let Some(first) = was {
-            return Published { first, duplicate: true };
+            return Ok(Published { first, duplicate: true });
         }
         let prev = channel.top;
         let first = Position { offset: prev + 1, epoch: channel.epoch };
@@ -266,7 +268,7 @@ impl Hub {
         let (bucket, subject) = (route::bucket(&batch.channel), Subject::Channel(batch.channel));
         let what = Fed::Publications { epoch: first.epoch, prev, first: first.offset, records: batch.records };
         self.feed(Feed { bucket, addressed: true, subject, what });
-        Published { first, duplicate: false }
+        Ok(Published { first, duplicate: false })
     }
 
     fn follow(&mut self, me: NodeId, follow: &Follow) -> Page {

@@ -2,7 +2,7 @@
 //!
 //! In: a [`Fleet`] that makes nodes. Out: a panic where a rule does not hold. Each test has channels of its own.
 
-use ringway_engine::backplane::{Answer, Audience, Keep, Request, Subject};
+use ringway_engine::backplane::{Answer, Audience, Keep, Refusal, Request, Subject};
 use ringway_engine::route;
 
 use crate::dice::Dice;
@@ -131,8 +131,11 @@ fn repeated_batch(fleet: &dyn Fleet) {
     }
     // Other nodes count for themselves.
     assert_eq!(b.publish(channel, &[b"3"]).first.offset, 4);
-    assert_eq!(a.publish_batch(batch), first);
+    assert_eq!(a.publish_batch(batch.clone()), first);
     assert_eq!(a.publish(channel, &[b"4"]).first.offset, 5);
+    // Behind a later one it can only be a copy from a connection that was given up.
+    let token = a.submit(Request::Publish(batch));
+    assert_eq!(a.answer(token), Err(Refusal::Unknown));
     let mut seen = Vec::new();
     while seen.len() < 5 {
         seen.extend(b.fed(channel).2);

@@ -71,7 +71,8 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
             }
             head(&mut call, place, again, batch.fresh);
             call.arg(format!("p{}", place.node.place))
-                .arg(format!("{}:{}", place.writer, batch.number))
+                // Of one length, so that texts compare as numbers do.
+                .arg(format!("{:08x}{:012x}", place.writer, batch.number))
                 .arg(batch.keep.size)
                 .arg(batch.keep.ttl_ms.max(1))
                 .arg(batch.idempotency_window_ms.max(1))

@@ -22,7 +22,7 @@ local function position(m)
         -- The nodes' last batches stay, with the epoch they had: one that is sent again has happened all the same.
         local fields = redis.call('HGETALL', KEYS[1])
         for i = 1, #fields, 2 do
-            if string.sub(fields[i], 1, 1) == 'p' and not string.find(fields[i + 1], '^%d+:%d+:%d+:') then
+            if string.sub(fields[i], 1, 1) == 'p' and not string.find(fields[i + 1], '^%x+:%d+:') then
                 redis.call('HSET', KEYS[1], fields[i], fields[i + 1] .. ':' .. m[1])
             end
         end
