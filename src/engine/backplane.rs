@@ -360,7 +360,7 @@ impl Request {
             Request::Publish(batch) => &batch.channel,
             Request::Follow(follow) => &follow.channel,
             Request::FollowUser { user } | Request::TakeParked { user } => user,
-            Request::Park(park) => &park.user,
+            Request::Park(entry) => &entry.user,
             Request::Draining { .. } => "",
             Request::Unfollow(subject) => subject.name(),
             Request::Read(read) => &read.channel,
@@ -376,7 +376,7 @@ impl Request {
                 batch.idempotency_key.len() + batch.records.iter().map(|record| record.len() + 16).sum::<usize>()
             }
             Request::Tell(tell) => tell.body.len(),
-            Request::Park(park) => park.body.len(),
+            Request::Park(entry) => entry.body.len(),
             _ => 0,
         };
         size_of::<Self>() + self.subject_name().len() + more

@@ -191,7 +191,7 @@ impl Hub {
                 Answer::Done
             }
             Request::Tell(tell) => Answer::Told(self.tell(tell)),
-            Request::Park(park) => Answer::Displaced(self.park(park)),
+            Request::Park(entry) => Answer::Displaced(self.keep_parked(entry)),
             Request::TakeParked { user } => Answer::Parked(self.take_parked(&user).into_iter().collect()),
             Request::Draining { ttl_ms } => {
                 self.draining_until_ms = self.draining_until_ms.max(self.now_ms.saturating_add(ttl_ms));
@@ -204,15 +204,15 @@ impl Hub {
         })
     }
 
-    fn park(&mut self, park: Park) -> u32 {
+    fn keep_parked(&mut self, entry: Park) -> u32 {
         let now_ms = self.now_ms;
-        let (bodies, until_ms) = self.parked.entry(park.user).or_default();
+        let (bodies, until_ms) = self.parked.entry(entry.user).or_default();
         if *until_ms <= now_ms {
             bodies.clear();
         }
-        *until_ms = now_ms.saturating_add(park.ttl_ms);
-        bodies.push_back(park.body);
-        let over = bodies.len().saturating_sub(park.entries_max as usize);
+        *until_ms = now_ms.saturating_add(entry.ttl_ms);
+        bodies.push_back(entry.body);
+        let over = bodies.len().saturating_sub(entry.entries_max as usize);
         bodies.drain(..over);
         over as u32
     }

@@ -107,7 +107,7 @@ impl Shard {
         let Some(hand_over) = self.what_is_known(conn) else { return false };
         if self.shutting_down {
             // No time to ask where it stands.
-            self.park(&hand_over, None);
+            self.park_state(&hand_over, None);
             return false;
         }
         self.hand_overs.leaving.insert(conn.slot, hand_over);
@@ -231,11 +231,11 @@ impl Shard {
         }
         hand_over.is_sent = true;
         let Some(hand_over) = self.hand_overs.leaving.remove(&slot) else { return };
-        self.park(&hand_over, Some(hand_over.conn));
+        self.park_state(&hand_over, Some(hand_over.conn));
         self.hand_overs.leaving.insert(slot, hand_over);
     }
 
-    fn park(&mut self, hand_over: &HandOver, waits: Option<ConnId>) {
+    fn park_state(&mut self, hand_over: &HandOver, waits: Option<ConnId>) {
         let wall_ms = self.owner.wall_ms(self.now_ms);
         let subscription = |kept: &'_ Kept| ParkedSubscription {
             expires_at_ms: kept.expires_at_ms.map_or(0, |at_ms| wall_ms + at_ms.saturating_sub(self.now_ms)),
@@ -258,7 +258,7 @@ impl Shard {
         self.metrics.add(Metric::HandOversCut, (parked.subscriptions.len() - written) as u64);
         let user = hand_over.user.clone();
         let (owner, mut around) = self.owner();
-        owner.park(waits, user, body.into(), &mut around);
+        owner.park_state(waits, user, body.into(), &mut around);
     }
 
     /// The client ends before it was closed, or everybody is closed at once.
@@ -268,7 +268,7 @@ impl Shard {
             && let Some(hand_over) = self.hand_overs.leaving.remove(&conn.slot)
             && !hand_over.is_sent
         {
-            self.park(&hand_over, None);
+            self.park_state(&hand_over, None);
         }
     }
 
@@ -374,7 +374,7 @@ impl Shard {
             _ => {
                 let body = body.clone();
                 let (owner, mut around) = self.owner();
-                owner.park(None, user, body, &mut around);
+                owner.park_state(None, user, body, &mut around);
             }
         }
     }

@@ -316,7 +316,7 @@ fn what_was_made_at_run_time_is_parked_before_the_close_frame_and_restored_elsew
         .asked
         .iter()
         .filter_map(|request| match request {
-            Request::Park(park) => Some(ringway_wire::parked::Parked::read(&park.body).unwrap()),
+            Request::Park(entry) => Some(ringway_wire::parked::Parked::read(&entry.body).unwrap()),
             _ => None,
         })
         .collect();

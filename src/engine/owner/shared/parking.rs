@@ -1,6 +1,6 @@
 //! What only a node knows of its users when it goes away: given to the engine, and taken by the node that they reach next.
 //!
-//! In: things to park, connect commands of users of whom something may be parked. Out: requests; what came of them, for the
+//! In: what is to be parked, connect commands of users of whom something may be parked. Out: requests; what came of them, for the
 //! shard. Invariant: each question gets one [`Handed`], also when the engine is lost.
 
 use alloc::boxed::Box;
@@ -42,10 +42,10 @@ impl Owner {
     }
 
     /// Parks something of a user; `conn` waits for it.
-    pub fn park(&mut self, conn: Option<ConnId>, user: Box<str>, body: Box<[u8]>, around: &mut Surroundings<'_>) {
-        let park =
+    pub fn park_state(&mut self, conn: Option<ConnId>, user: Box<str>, body: Box<[u8]>, around: &mut Surroundings<'_>) {
+        let entry =
             Park { user, body, ttl_ms: self.limits.parked_ttl_ms.into(), entries_max: self.limits.parked_per_user_max };
-        self.ask(Asked::Park(conn), Request::Park(park), around);
+        self.ask(Asked::Park(conn), Request::Park(entry), around);
     }
 
     /// Asks for what is parked for a user.
