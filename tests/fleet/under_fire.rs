@@ -24,8 +24,8 @@ const LOAD: &[&str] = &[
     "10",
 ];
 const CLIENTS: u32 = 300;
-/// Slots moved at a time: a hundred buckets, one in forty of all, with some fifteen of the channels.
-const SLOTS_AT_A_TIME: u32 = 400;
+/// Slots moved at a time: ten buckets, with one or two of the channels. More take longer than the test may.
+const SLOTS_AT_A_TIME: u32 = 40;
 
 fn under_fire(name: &str, moves: usize, deliveries_between: u64) {
     let workspace = Workspace::new(name);
