@@ -66,9 +66,8 @@ fn nobody_misses_or_repeats_a_message_under_fire() {
     under_fire("under-fire", 3, 3_000);
 }
 
-/// `cargo test --profile fast -p ringway-tests --test fleet -- --ignored --nocapture under_fire::`
 #[test]
-#[ignore = "takes minutes; the small one runs every time"]
+#[ignore = "takes minutes; `make under-fire` runs it"]
 fn nobody_misses_or_repeats_a_message_under_fire_for_minutes() {
     let _turn = turn();
     under_fire("under-fire-long", 40, 4_000);

@@ -180,6 +180,10 @@ impl Owner {
         }
         let Some(sent) = &mut busy.sent else { return };
         sent.waits = false;
+        // Each time another one: an engine that has lost its memory may get both copies, and an epoch begins one history only.
+        if let Request::Publish(batch) = &mut sent.request {
+            batch.fresh = fresh;
+        }
         around.metrics.add(Metric::FleetBatches, 1);
         let request = sent.request.clone();
         self.ask(Asked::Publish { channel: (slot, generation) }, request, around);
