@@ -18,7 +18,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,91 +25,21 @@ import threading
 import time
 import urllib.request
 
+import fleet
 import running
+from fleet import Process, listens, low_port
 from running import BENCH, ROOT
 
 SAMPLE_S = 0.1  # between two readings of a node's counter; nodes publish theirs ten times a second
-LOW_PORT = 10_000
 
 
-def low_port(taken=set()):
-    """A free port below those of outgoing connections: a node comes back to it while clients connect from everywhere."""
-    below = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    span = below - LOW_PORT
-    for step in range(span):
-        port = LOW_PORT + (os.getpid() * 7919 + step) % span
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in taken:
-            taken.add(port)
-            return port
-    sys.exit("no port is free")
-
-
-class Process:
-    """A child with a log file; ended by its pid."""
-
-    def __init__(self, folder, name, command):
-        self.name, self.command, self.log = name, [str(part) for part in command], folder / f"{name}.log"
-        self.start()
-
-    def start(self):
-        with self.log.open("a") as log:
-            self.child = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def until(self, what, condition, within=running.READY_S):
-        end = time.monotonic() + within
-        while not condition():
-            if self.child.poll() is not None or time.monotonic() > end:
-                sys.exit(f"{self.name}: not {what} within {within} s\n{self.log.read_text()[-3000:]}")
-            time.sleep(0.02)
-
-    def end(self, how=signal.SIGTERM, within=120):
-        if self.child.poll() is None:
-            self.child.send_signal(how)
-        try:
-            return self.child.wait(within)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
-            sys.exit(f"{self.name}: did not end within {within} s\n{self.log.read_text()[-3000:]}")
-
-
-def listens(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Node:
+class Counted(fleet.Node):
     """One gateway, and how many connections it accepts."""
 
     def __init__(self, folder, name, scenario, redis_port):
-        self.name, self.ports = name, {key: low_port() for key in ("client", "control", "ingest")}
-        text = (BENCH / "scenarios" / "rolling-ringway.toml").read_text()
-        head = f"shards = {scenario['shards']}\n"
-        head += "".join(f"[{key}]\nlisten = \"127.0.0.1:{port}\"\n" for key, port in self.ports.items() if key != "control")
-        text = text.replace("[control]\n", f"[control]\nlisten = \"127.0.0.1:{self.ports['control']}\"\n")
-        if redis_port:
-            head += (f"[node]\nname = \"{name}\"\n[backplane]\nengine = \"redis\"\nmode = \"single\"\n"
-                     f"addresses = [\"127.0.0.1:{redis_port}\"]\n")
-        head += "[limits]\n" + "".join(f"{key} = {scenario[key]}\n"
-                                       for key in ("drain_rate_per_s", "drain_grace_ms", "drain_deadline_ms"))
-        file = folder / f"{name}.toml"
-        file.write_text(head + text)
         self.accepted, self.base, self.last = [], 0, 0
-        self.process = Process(folder, name, [running.programs() / "ringway", "--dev", "--config", file])
-        self.wait_ready(1)
-
-    def wait_ready(self, times):
-        self.process.until("ready", lambda: self.process.log.read_text().count("ringway ready ") >= times)
-        self.times = times
-
-    def restart(self):
-        self.process.start()
-        self.wait_ready(self.times + 1)
+        limits = {key: scenario[key] for key in ("drain_rate_per_s", "drain_grace_ms", "drain_deadline_ms")}
+        super().__init__(folder, name, "rolling-ringway.toml", {"": {"shards": scenario["shards"]}, "limits": limits}, redis_port)
 
     def sample(self):
         """One reading of how many connections this name has ever accepted; none while it is down."""
@@ -216,14 +145,10 @@ def run(scenario, arguments):
         try:
             redis_port = None
             if not arguments.no_backplane:
-                redis_port = low_port()
-                redis = Process(folder, "redis", ["redis-server", "--port", redis_port, "--bind", "127.0.0.1", "--save", "",
-                                                  "--dir", folder, "--stream-node-max-bytes", "512",
-                                                  "--client-output-buffer-limit", "pubsub 512mb 256mb 60"])
+                redis, redis_port = fleet.redis(folder)
                 processes.append(redis)
-                redis.until("listening", lambda: listens(redis_port))
             for number in range(scenario["nodes"]):
-                nodes.append(Node(folder, f"n{number + 1}", scenario, redis_port))
+                nodes.append(Counted(folder, f"n{number + 1}", scenario, redis_port))
             haproxies, port = balancer(folder, scenario, nodes)
             processes += haproxies
             load = Load(folder, scenario, port, nodes, arguments)

@@ -1,0 +1,143 @@
+"""What the comparisons of several nodes share: child processes with a log, gateways on one engine, what their threads used.
+
+In: a folder for logs and configuration; a configuration file of bench/scenarios; the port of a Redis or Valkey server.
+Out: running processes, which are ended by their pid; numbers of /proc and /metrics.
+"""
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import running
+from running import BENCH
+
+LOW_PORT = 10_000
+NANOSECONDS = 1_000_000_000
+
+
+def low_port(taken=set()):
+    """A free port below those of outgoing connections: a node comes back to it while clients connect from everywhere."""
+    below = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    span = below - LOW_PORT
+    for step in range(span):
+        port = LOW_PORT + (os.getpid() * 7919 + step) % span
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        if port not in taken:
+            taken.add(port)
+            return port
+    sys.exit("no port is free")
+
+
+class Process:
+    """A child with a log file; ended by its pid."""
+
+    def __init__(self, folder, name, command):
+        self.name, self.command, self.log = name, [str(part) for part in command], folder / f"{name}.log"
+        self.start()
+
+    def start(self):
+        with self.log.open("a") as log:
+            self.child = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+    def until(self, what, condition, within=running.READY_S):
+        end = time.monotonic() + within
+        while not condition():
+            if self.child.poll() is not None or time.monotonic() > end:
+                sys.exit(f"{self.name}: not {what} within {within} s\n{self.log.read_text()[-3000:]}")
+            time.sleep(0.02)
+
+    def end(self, how=signal.SIGTERM, within=120):
+        if self.child.poll() is None:
+            self.child.send_signal(how)
+        try:
+            return self.child.wait(within)
+        except subprocess.TimeoutExpired:
+            self.child.kill()
+            self.child.wait()
+            sys.exit(f"{self.name}: did not end within {within} s\n{self.log.read_text()[-3000:]}")
+
+    def kill(self):
+        """Ends it if it still runs, whatever it does."""
+        if self.child.poll() is None:
+            self.child.kill()
+            self.child.wait()
+
+    def resident_bytes(self):
+        status = pathlib.Path(f"/proc/{self.child.pid}/status").read_text()
+        return int(re.search(r"VmRSS:\s*(\d+) kB", status).group(1)) * 1024
+
+
+def listens(port):
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def redis(folder, program="redis-server", name="redis"):
+    """A server that keeps nothing on disk; returns it and its port."""
+    port = low_port()
+    server = Process(folder, name, [program, "--port", port, "--bind", "127.0.0.1", "--save", "", "--appendonly", "no",
+                                    "--dir", folder, "--stream-node-max-bytes", "512",
+                                    "--client-output-buffer-limit", "pubsub 512mb 256mb 60"])
+    server.until("listening", lambda: listens(port))
+    return server, port
+
+
+class Node:
+    """One gateway: `settings` are lines in front of the configuration file, by section; a node with an engine's port shares
+    its channels over it."""
+
+    def __init__(self, folder, name, template, settings, redis_port=None):
+        self.name, self.ports = name, {key: low_port() for key in ("client", "control", "ingest")}
+        sections = {section: dict(values) for section, values in settings.items()}
+        for key, port in self.ports.items():
+            sections.setdefault(key, {})["listen"] = f"\"127.0.0.1:{port}\""
+        if redis_port:
+            sections.setdefault("node", {})["name"] = f"\"{name}\""
+            sections.setdefault("backplane", {}).update(
+                engine='"redis"', mode='"single"', addresses=f"[\"127.0.0.1:{redis_port}\"]")
+        text = (BENCH / "scenarios" / template).read_text()
+        for section, values in sorted(sections.items()):
+            lines = "".join(f"{key} = {value}\n" for key, value in values.items())
+            if section == "":
+                text = lines + text
+            elif f"[{section}]\n" in text:
+                text = text.replace(f"[{section}]\n", f"[{section}]\n{lines}", 1)
+            else:
+                text = re.sub(r"(?m)^\[", lambda _: f"[{section}]\n{lines}\n[", text, count=1)
+        file = folder / f"{name}.toml"
+        file.write_text(text)
+        self.process = Process(folder, name, [running.programs() / "ringway", "--dev", "--config", file])
+        self.wait_ready(1)
+
+    def wait_ready(self, times):
+        self.process.until("ready", lambda: self.process.log.read_text().count("ringway ready ") >= times)
+        self.times = times
+
+    def restart(self):
+        self.process.start()
+        self.wait_ready(self.times + 1)
+
+    @property
+    def pid(self):
+        return self.process.child.pid
+
+    def url(self):
+        return f"ws://127.0.0.1:{self.ports['client']}/connection/websocket"
+
+    def metrics(self):
+        """The numbers by name, those of all shards and labels added up."""
+        return running.metrics(f"control=127.0.0.1:{self.ports['control']}")
+
+
+def fetch(url, body=None, headers=None):
+    with urllib.request.urlopen(urllib.request.Request(url, body, headers or {}), timeout=10) as page:
+        return page.read()
