@@ -91,6 +91,74 @@ def redis(folder, program="redis-server", name="redis"):
     return server, port
 
 
+class Failover:
+    """A primary with replicas, and three Sentinels that promote one when the primary is gone."""
+
+    NAME = "ringway"
+
+    def __init__(self, folder, started, replicas=2, down_after_ms=1000):
+        """`started` gets every process as soon as it runs."""
+        self.servers, self.sentinels, first = {}, {}, None
+        for number in range(1 + replicas):
+            place = folder / f"redis-{number}"
+            place.mkdir()
+            server, port = redis(place)
+            started.append(server)
+            self.servers[port] = server
+            first = first or port
+            if port != first:
+                self.ask(port, "REPLICAOF", "127.0.0.1", first)
+        for number in range(3):
+            port, file = low_port(), folder / f"sentinel-{number}.conf"
+            file.write_text(f"port {port}\nbind 127.0.0.1\ndir {folder}\nsentinel monitor {self.NAME} 127.0.0.1 {first} 2\n"
+                            f"sentinel down-after-milliseconds {self.NAME} {down_after_ms}\n"
+                            f"sentinel failover-timeout {self.NAME} 5000\nsentinel parallel-syncs {self.NAME} 1\n")
+            sentinel = Process(folder, f"sentinel-{number}", ["redis-server", file, "--sentinel"])
+            started.append(sentinel)
+            sentinel.until("listening", lambda: listens(port))
+            self.sentinels[port] = sentinel
+        self.until_whole()
+
+    def settings(self):
+        """Of a node's configuration."""
+        addresses = ", ".join(f'"127.0.0.1:{port}"' for port in self.sentinels)
+        return {"engine": '"redis"', "mode": '"sentinel"', "addresses": f"[{addresses}]", "sentinel_name": f'"{self.NAME}"'}
+
+    def primary(self):
+        said = self.ask(next(iter(self.sentinels)), "SENTINEL", "GET-MASTER-ADDR-BY-NAME", self.NAME)
+        return int(said.split()[1])
+
+    def fail_over(self):
+        """Kills the primary, and waits until another server is one; seconds."""
+        old, began = self.primary(), time.monotonic()
+        self.servers[old].kill()
+        until(lambda: self.primary() != old and "role:master" in self.ask(self.primary(), "INFO", "replication"),
+              "no other primary")
+        return time.monotonic() - began
+
+    def until_whole(self):
+        """Starts who was killed, and waits until everybody follows the primary."""
+        for server in self.servers.values():
+            if server.child.poll() is not None:
+                server.start()
+        followers = f"connected_slaves:{len(self.servers) - 1}"
+        synced = lambda port: port == self.primary() or "master_link_status:up" in self.ask(port, "INFO", "replication")
+        until(lambda: followers in self.ask(self.primary(), "INFO", "replication") and all(map(synced, self.servers)),
+              "the replicas do not follow")
+
+    @staticmethod
+    def ask(port, *words):
+        return running.output_of("redis-cli", "-p", str(port), *map(str, words))
+
+
+def until(condition, otherwise, within=60):
+    end = time.monotonic() + within
+    while not condition():
+        if time.monotonic() > end:
+            sys.exit(f"{otherwise} within {within} s")
+        time.sleep(0.05)
+
+
 class Node:
     """One gateway: `settings` are lines in front of the configuration file, by section; a node with an engine's port shares
     its channels over it."""
