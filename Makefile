@@ -6,6 +6,7 @@
 #   make million-publications   1,000,000 ingest publications over 1,000 channels, counted by SDK clients
 #   make cut-200                200 cuts of an SDK client under 2,000 publications a second, in both encodings
 #   make under-fire             minutes of channels left and taken up again, cuts and moving slots, on three nodes and a cluster
+#   make sim-fleet              20,000 seeds of the simulation of several nodes (RINGWAY_SIM_SEEDS: another number)
 #   make bench                  micro benches; make bench-fanout: Ringway, the floor and Bun side by side
 #   make bench-all              every comparison below, with its dated page (root; some 70 minutes of a quiet machine)
 #   make bench-presence         members of a channel of 1,000 to 100,000 leave and join again: CPU and bytes per event
@@ -33,7 +34,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 under-fire bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory bench-ingest bench-backplane bench-rolling clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 sim-fleet under-fire bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory bench-ingest bench-backplane bench-rolling clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -104,6 +105,9 @@ deny:
 # RATE=publications per second in all (15000).
 million-publications: tools sdk binary
 	cargo test -p ringway-tests --test sdk -- --ignored --nocapture --exact a_million_publications
+
+sim-fleet: tools
+	cargo test --profile fast -p ringway-tests --test sim fleet -- --nocapture
 
 cut-200: tools sdk binary
 	cargo test -p ringway-tests --test sdk_behaviours -- --ignored --nocapture cut_200_times

@@ -21,6 +21,8 @@ mod commands;
 mod control;
 mod decisions;
 mod dice;
+mod driver;
+mod fleet;
 mod hearing;
 mod ledger;
 mod peers;

@@ -28,6 +28,8 @@ pub(crate) struct Socket {
     pub(crate) server_end: bool,
     /// The slot is free again.
     pub(crate) closed: bool,
+    /// The server's process is gone, without a word.
+    pub(crate) is_orphan: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +51,7 @@ impl Socket {
             blocked: false,
             server_end: false,
             closed: false,
+            is_orphan: false,
         }
     }
 

@@ -9,26 +9,26 @@
 //! send   for each target: raise its flag if something was lost, then one batch after the other until the queue is full
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
-use ringway_engine::ids::{ConnId, CoreId};
+use ringway_engine::ids::CoreId;
 use ringway_engine::lane_message::{Batch, LaneMessage};
 use ringway_engine::metrics::Metric;
 use ringway_engine::namespace::Namespaces;
-use ringway_engine::outbox::WriteBatch;
-use ringway_engine::seam::{Accepted, Action, Input, Note, Port};
+use ringway_engine::seam::{Action, Input, Note, Port};
 use ringway_engine::shard::Shard;
 
 use crate::backend::Backend;
 use crate::client::Client;
 use crate::control::Control;
 use crate::dice::{Dice, Trace};
+use crate::driver::{Driver, Wires};
 use crate::hearing::Hearing;
 use crate::ledger::Ledger;
 use crate::plan::Plan;
 use crate::rules;
-use crate::socket::{PeerEnd, Socket};
+use crate::socket::Socket;
 use crate::tokens::ModelTokens;
 
 /// See the file's header.
@@ -53,17 +53,12 @@ pub(crate) struct World {
     pub(crate) lanes: Vec<Vec<Lane>>,
 }
 
-/// One shard and what a loop would keep for it.
+/// One shard and where it is in its turn.
 struct Node {
-    shard: Shard,
+    driver: Driver,
     ops: VecDeque<Op>,
     /// Taken from a lane and not handled yet.
     hand: Vec<LaneMessage>,
-    /// Open sockets by slot.
-    sockets: BTreeMap<u32, usize>,
-    /// Told to close; `Closed` follows.
-    closing: Vec<ConnId>,
-    writes: WriteBatch,
     /// Does nothing for so many of its operations.
     stalled: usize,
 }
@@ -109,12 +104,9 @@ impl World {
         let tokens = Arc::new(ModelTokens::default());
         let mut ledger = Ledger::new(&plan);
         let node = |core| Node {
-            shard: Shard::new(plan.options(core, tokens.clone()), 0),
+            driver: Driver::new(core, Shard::new(plan.options(core, tokens.clone()), 0)),
             ops: VecDeque::new(),
             hand: Vec::new(),
-            sockets: BTreeMap::new(),
-            closing: Vec::new(),
-            writes: WriteBatch::default(),
             stalled: 0,
         };
         World {
@@ -139,19 +131,19 @@ impl World {
 
     /// A number of all shards together.
     pub(crate) fn total(&mut self, metric: Metric) -> u64 {
-        self.nodes.iter_mut().map(|node| node.shard.metrics().get(metric)).sum()
+        self.nodes.iter_mut().map(|node| node.driver.shard.metrics().get(metric)).sum()
     }
 
     /// A new connection to a shard; its place among `sockets`.
     pub(crate) fn open(&mut self, core: usize, port: Port) -> Option<usize> {
-        let node = &mut self.nodes[core];
-        let conn = node.shard.accepted(Accepted { port, peer: None })?;
         let room = if port == Port::Client { self.plan.socket_bytes_max } else { 1 << 20 };
-        self.sockets.push(Socket::new(core, conn, room));
-        let index = self.sockets.len() - 1;
-        node.sockets.insert(conn.slot, index);
-        self.trace.note("open", [core as u64, u64::from(conn.slot), index as u64]);
-        Some(index)
+        self.drive(core, |driver, wires| driver.open(core, port, room, wires))
+    }
+
+    /// Runs `act` on a shard's driver, with what it touches.
+    fn drive<T>(&mut self, core: usize, act: impl FnOnce(&mut Driver, &mut Wires<'_>) -> T) -> T {
+        let mut wires = Wires { sockets: &mut self.sockets, dice: &mut self.dice, trace: &mut self.trace };
+        act(&mut self.nodes[core].driver, &mut wires)
     }
 
     /// One operation of a shard.
@@ -204,18 +196,20 @@ impl World {
         }
         let mut turn = vec![Op::Begin];
         turn.extend((0..self.plan.shards * 4).map(|_| Op::Lane { messages_max: ALL }));
-        turn.extend(self.nodes[core].sockets.iter().flat_map(|_| [Op::Writable, Op::Read { bytes_max: ALL }]));
+        turn.extend(self.nodes[core].driver.sockets.iter().flat_map(|_| [Op::Writable, Op::Read { bytes_max: ALL }]));
         turn.extend([Op::EndTurn, Op::Write { short: false }, Op::Send, Op::CarryOut, Op::Closed]);
         self.nodes[core].ops.extend(turn);
         while let Some(op) = self.nodes[core].ops.pop_front() {
             self.carry_out(core, op);
         }
-        before != self.trace.digest() || self.nodes[core].shard.has_work() || !self.nodes[core].closing.is_empty()
+        before != self.trace.digest()
+            || self.nodes[core].driver.shard.has_work()
+            || !self.nodes[core].driver.closing.is_empty()
     }
 
     fn carry_out(&mut self, core: usize, op: Op) {
         match op {
-            Op::Begin => self.nodes[core].shard.begin_turn(self.now_ms),
+            Op::Begin => self.nodes[core].driver.shard.begin_turn(self.now_ms),
             Op::Lane { messages_max } => {
                 self.take_lane(core, messages_max);
                 // Looked at behind the pop and before the messages, as the loop does.
@@ -226,16 +220,16 @@ impl World {
             Op::Handle => {
                 let node = &mut self.nodes[core];
                 for message in node.hand.drain(..) {
-                    node.shard.handle(Input::Lane { message });
+                    node.driver.shard.handle(Input::Lane { message });
                 }
             }
-            Op::Read { bytes_max } => self.read(core, bytes_max),
-            Op::Writable => self.writable(core),
-            Op::EndTurn => self.nodes[core].shard.end_turn(),
-            Op::Write { short } => self.write(core, short),
+            Op::Read { bytes_max } => self.drive(core, |driver, wires| driver.read(bytes_max, wires)),
+            Op::Writable => self.drive(core, Driver::writable),
+            Op::EndTurn => self.nodes[core].driver.shard.end_turn(),
+            Op::Write { short } => self.drive(core, |driver, wires| driver.write(short, wires)),
             Op::Send => {
                 let mut targets = Vec::new();
-                self.nodes[core].shard.lanes().take_waiting(&mut targets);
+                self.nodes[core].driver.shard.lanes().take_waiting(&mut targets);
                 self.dice.shuffle(&mut targets);
                 for to in targets {
                     // Raised before anything said later is sent.
@@ -244,7 +238,7 @@ impl World {
                 }
             }
             Op::RaiseLost(to) => {
-                if self.nodes[core].shard.lanes().take_lost(to) {
+                if self.nodes[core].driver.shard.lanes().take_lost(to) {
                     self.trace.note("lost", [core as u64, u64::from(to.0), 0]);
                     self.lanes[to.0 as usize][core].lost = true;
                     self.ledger.counts.lost += 1;
@@ -254,15 +248,15 @@ impl World {
             Op::Push(to) => self.push(core, to),
             Op::CarryOut => {
                 let mut actions = Vec::new();
-                self.nodes[core].shard.take_actions(&mut actions);
+                self.nodes[core].driver.shard.take_actions(&mut actions);
                 for action in actions {
                     match action {
                         Action::Close { conn, .. } => {
                             self.trace.note("close", [core as u64, u64::from(conn.slot), 0]);
-                            self.nodes[core].closing.push(conn);
+                            self.nodes[core].driver.closing.push(conn);
                         }
                         Action::FinishWriting { conn } => {
-                            if let Some(index) = self.nodes[core].sockets.get(&conn.slot) {
+                            if let Some(index) = self.nodes[core].driver.sockets.get(&conn.slot) {
                                 self.sockets[*index].server_end = true;
                             }
                         }
@@ -274,18 +268,18 @@ impl World {
                     }
                 }
             }
-            Op::Closed => self.closed(core),
+            Op::Closed => self.drive(core, Driver::closed),
         }
     }
 
     /// Offers one batch to a lane, and comes back for the next until the queue is full.
     fn push(&mut self, core: usize, to: CoreId) {
-        let Some(batch) = self.nodes[core].shard.lanes().take_batch(to) else { return };
+        let Some(batch) = self.nodes[core].driver.shard.lanes().take_batch(to) else { return };
         let lanes = &mut self.lanes[to.0 as usize];
         let queued: usize = lanes.iter().map(|lane| lane.queue.len()).sum();
         self.trace.note("push", [core as u64, u64::from(to.0), batch.messages.len() as u64]);
         if queued >= self.plan.queue_batches_max {
-            self.nodes[core].shard.lanes().put_back(to, batch);
+            self.nodes[core].driver.shard.lanes().put_back(to, batch);
         } else {
             lanes[core].queue.push_back(batch);
             self.nodes[core].ops.push_front(Op::Push(to));
@@ -294,7 +288,7 @@ impl World {
 
     /// Takes messages of one sender off the lane, in order.
     fn take_lane(&mut self, core: usize, messages_max: usize) {
-        if self.nodes[core].shard.is_swamped() {
+        if self.nodes[core].driver.shard.is_swamped() {
             return;
         }
         let senders: Vec<_> = (0..=self.plan.shards).filter(|from| !self.lanes[core][*from].queue.is_empty()).collect();
@@ -316,104 +310,9 @@ impl World {
         for from in 0..self.plan.shards {
             if std::mem::take(&mut self.lanes[core][from].lost) {
                 self.trace.note("told lost", [core as u64, from as u64, 0]);
-                self.nodes[core].shard.handle(Input::LaneLost { from: CoreId(from as u16) });
+                self.nodes[core].driver.shard.handle(Input::LaneLost { from: CoreId(from as u16) });
             }
         }
-    }
-
-    fn read(&mut self, core: usize, bytes_max: usize) {
-        let node = &mut self.nodes[core];
-        if node.shard.is_pressed() {
-            return;
-        }
-        let (shard, sockets) = (&node.shard, &self.sockets);
-        let readable = |socket: &Socket| {
-            let fresh = !socket.up.is_empty() || (socket.peer_end.is_some() && !socket.peer_end_told);
-            fresh && shard.wants_read(socket.conn)
-        };
-        let ready: Vec<_> = node.sockets.values().copied().filter(|index| readable(&sockets[*index])).collect();
-        if ready.is_empty() {
-            return;
-        }
-        let index = self.dice.pick(&ready);
-        let socket = &mut self.sockets[index];
-        let conn = socket.conn;
-        let take = bytes_max.min(socket.up.len());
-        self.trace.note("read", [core as u64, index as u64, take as u64]);
-        if take > 0 {
-            let mut bytes: Vec<u8> = socket.up.drain(..take).collect();
-            node.shard.handle(Input::Received { conn, bytes: &mut bytes });
-            return;
-        }
-        socket.peer_end_told = true;
-        node.shard.handle(match socket.peer_end {
-            Some(PeerEnd::Reset) => Input::SocketFailed { conn },
-            Some(PeerEnd::Fin) | None => Input::PeerFinished { conn },
-        });
-    }
-
-    fn writable(&mut self, core: usize) {
-        let node = &mut self.nodes[core];
-        let has_room = |index: &usize| self.sockets[*index].blocked && self.sockets[*index].room() > 0;
-        let free: Vec<_> = node.sockets.values().copied().filter(has_room).collect();
-        if !free.is_empty() {
-            let index = self.dice.pick(&free);
-            self.sockets[index].blocked = false;
-            self.trace.note("writable", [core as u64, index as u64, 0]);
-            node.shard.handle(Input::Writable { conn: self.sockets[index].conn });
-        }
-    }
-
-    fn write(&mut self, core: usize, short: bool) {
-        let node = &mut self.nodes[core];
-        loop {
-            node.shard.collect_writes(&mut node.writes);
-            if node.writes.is_empty() {
-                return;
-            }
-            for (write, (conn, bytes)) in node.writes.iter().enumerate() {
-                let index = node.sockets.get(&conn.slot).copied();
-                let Some(index) = index.filter(|index| self.sockets[*index].conn == conn) else {
-                    panic!("a write for {conn:?}, which has no socket");
-                };
-                let socket = &mut self.sockets[index];
-                assert!(!socket.blocked, "a write for a socket that has not said writable");
-                if socket.peer_end == Some(PeerEnd::Reset) && !socket.peer_end_told {
-                    socket.peer_end_told = true;
-                    node.shard.handle(Input::SocketFailed { conn });
-                    continue;
-                }
-                let mut take = bytes.len().min(socket.room());
-                if short && take > 0 && self.dice.one_in(6) {
-                    take = self.dice.below(take);
-                }
-                socket.take(&bytes[..take]);
-                let all = take == bytes.len();
-                socket.blocked = !all;
-                self.trace.note("write", [core as u64, index as u64, take as u64]);
-                if all {
-                    node.shard.wrote_whole(&node.writes, write..write + 1);
-                } else {
-                    node.shard.handle(Input::Wrote { conn, bytes: take, all });
-                }
-            }
-        }
-    }
-
-    /// Nothing of one closing connection is in flight any more.
-    fn closed(&mut self, core: usize) {
-        let node = &mut self.nodes[core];
-        if node.closing.is_empty() {
-            return;
-        }
-        let conn = node.closing.swap_remove(self.dice.below(node.closing.len()));
-        if let Some(index) = node.sockets.remove(&conn.slot) {
-            assert_eq!(self.sockets[index].conn, conn, "closed another connection of the slot");
-            self.sockets[index].server_end = true;
-            self.sockets[index].closed = true;
-            self.trace.note("closed", [core as u64, index as u64, 0]);
-        }
-        node.shard.handle(Input::Closed { conn });
     }
 
     /// Whether something is under way that needs no new input to go on.
@@ -423,14 +322,14 @@ impl World {
             .sockets
             .iter()
             .any(|socket| !socket.closed && (!socket.up.is_empty() || !socket.down.is_empty() || socket.blocked));
-        lanes || sockets || self.nodes.iter_mut().any(|node| node.shard.lanes().spill_bytes() > 0)
+        lanes || sockets || self.nodes.iter_mut().any(|node| node.driver.shard.lanes().spill_bytes() > 0)
     }
 
     /// What is kept for backends is bounded, whatever they do.
     pub(crate) fn assert_bounds(&mut self) {
         let max = u64::from(self.plan.limits.events_pending_max);
         for (core, node) in self.nodes.iter_mut().enumerate() {
-            let pending = node.shard.metrics().get(Metric::EventsPending);
+            let pending = node.driver.shard.metrics().get(Metric::EventsPending);
             assert!(pending <= max, "shard {core} keeps {pending} events of at most {max}");
         }
     }
@@ -438,17 +337,17 @@ impl World {
     /// Tells every shard to end.
     pub(crate) fn shut_down(&mut self) {
         for node in &mut self.nodes {
-            node.shard.handle(Input::Shutdown);
+            node.driver.shard.handle(Input::Shutdown);
         }
     }
 
     /// Every peer has gone and every channel is forgotten: nothing may be left.
     pub(crate) fn assert_empty(&mut self) {
         for (core, node) in self.nodes.iter_mut().enumerate() {
-            assert_eq!(node.shard.connections(), 0, "connections of shard {core}");
-            assert!(node.sockets.is_empty() && node.closing.is_empty(), "sockets of shard {core}");
-            assert_eq!(node.shard.outbox_frames(), 0, "frames left in outboxes of shard {core}");
-            assert_eq!(node.shard.lanes().spill_bytes(), 0, "spill of shard {core}");
+            assert_eq!(node.driver.shard.connections(), 0, "connections of shard {core}");
+            assert!(node.driver.sockets.is_empty() && node.driver.closing.is_empty(), "sockets of shard {core}");
+            assert_eq!(node.driver.shard.outbox_frames(), 0, "frames left in outboxes of shard {core}");
+            assert_eq!(node.driver.shard.lanes().spill_bytes(), 0, "spill of shard {core}");
             let gauges = [
                 Metric::ConnectionsOpen,
                 Metric::IngestConnectionsOpen,
@@ -464,7 +363,7 @@ impl World {
                 Metric::EventsPendingBytes,
             ];
             for gauge in gauges {
-                assert_eq!(node.shard.metrics().get(gauge), 0, "{gauge:?} of shard {core}");
+                assert_eq!(node.driver.shard.metrics().get(gauge), 0, "{gauge:?} of shard {core}");
             }
         }
     }

@@ -1,0 +1,99 @@
+//! A fleet under a seeded scheduler: several nodes of one to three whole shards, and the engine that they share.
+//!
+//! In: seeds. Out: pass, or the first broken promise with the seed that breaks it. Everything between a client and the
+//! engine's model is the product's (`Shard`, driven as the loop drives it); the order of everything is the seed's: turns,
+//! lanes, requests to the engine, answers and what is fed, each late on its own. Nodes are cut off, killed, drained, frozen and
+//! started again; the engine comes back empty or without its last writes; clients come back elsewhere with their positions.
+//!
+//! ```text
+//! RINGWAY_SIM_SEED=7 cargo test -p ringway-tests --test sim fleet     one seed again
+//! RINGWAY_SIM_SEEDS=20000 cargo test ... --test sim fleet             that many, from 0; `make sim-fleet`: optimised
+//! ```
+//! Invariant: a run depends on its seed alone.
+
+mod backend;
+mod client;
+mod engine;
+mod hop;
+mod node;
+mod phases;
+mod plan;
+mod truth;
+mod world;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::ledger::Counts;
+
+use plan::FleetPlan;
+use world::World;
+
+/// Seeds of a normal run.
+const SEEDS: u64 = if cfg!(debug_assertions) { 2_000 } else { 20_000 };
+/// What runs must meet, and how often at least in a hundred of them; about a third of what they do meet.
+const MET: &[(&str, u64)] = &[];
+/// Fewer runs than this need not meet it.
+const MET_SEEDS: u64 = 500;
+
+#[test]
+fn fleet() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let seeds = match number("RINGWAY_SIM_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("RINGWAY_SIM_SEEDS").unwrap_or(SEEDS),
+    };
+    let count = seeds.end - seeds.start;
+    let sum = run_all(seeds);
+    println!("fleet: {sum:#?}");
+    for (what, least) in MET.iter().filter(|_| count >= MET_SEEDS) {
+        let (times, least) = (sum.tally.get(what).copied().unwrap_or(0), least * count / 100);
+        assert!(times >= least, "{what}: {times} times, not {least}: {sum:#?}");
+    }
+}
+
+#[test]
+fn a_seed_of_the_fleet_is_one_run() {
+    for seed in [2, 3, 5] {
+        assert_eq!(run(seed).0, run(seed).0, "seed {seed}");
+    }
+    assert_ne!(run(2).0, run(4).0, "two seeds gave one run");
+}
+
+/// All of them, on all processors: runs share nothing.
+fn run_all(seeds: std::ops::Range<u64>) -> Counts {
+    let next = AtomicU64::new(seeds.start);
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min((seeds.end - seeds.start) as usize);
+    let work = || {
+        let mut sum = Counts::default();
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= seeds.end {
+                return sum;
+            }
+            sum.add(&run(seed).1);
+        }
+    };
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let mut sum = Counts::default();
+        for thread in threads {
+            sum.add(&thread.join().expect("a run has failed; its seed is above"));
+        }
+        sum
+    })
+}
+
+/// One run; its digest and counts. A broken promise panics with the seed.
+fn run(seed: u64) -> (u64, Counts) {
+    let mut world = World::new(FleetPlan::new(seed));
+    let outcome = catch_unwind(AssertUnwindSafe(|| phases::all(&mut world)));
+    if outcome.is_err() {
+        panic!(
+            "RINGWAY_SIM_SEED={seed} cargo test -p ringway-tests --test sim fleet fails (its cause is above)\n{:#?}\n{}",
+            world.plan,
+            world.trace.tail()
+        );
+    }
+    (world.trace.digest(), world.truth.counts)
+}
