@@ -11,13 +11,11 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.request
 
 import running
 from running import BENCH
 
 LOW_PORT = 10_000
-NANOSECONDS = 1_000_000_000
 
 
 def low_port(taken=set()):
@@ -163,6 +161,8 @@ class Node:
     """One gateway: `settings` are lines in front of the configuration file, by section; a node with an engine's port shares
     its channels over it."""
 
+    program = None  # another build of the gateway than the one that was just made
+
     def __init__(self, folder, name, template, settings, redis_port=None):
         self.name, self.ports = name, {key: low_port() for key in ("client", "control", "ingest")}
         sections = {section: dict(values) for section, values in settings.items()}
@@ -183,7 +183,7 @@ class Node:
                 text = re.sub(r"(?m)^\[", lambda _: f"[{section}]\n{lines}\n[", text, count=1)
         file = folder / f"{name}.toml"
         file.write_text(text)
-        self.process = Process(folder, name, [running.programs() / "ringway", "--dev", "--config", file])
+        self.process = Process(folder, name, [self.program or running.programs() / "ringway", "--dev", "--config", file])
         self.wait_ready(1)
 
     def wait_ready(self, times):
@@ -204,8 +204,3 @@ class Node:
     def metrics(self):
         """The numbers by name, those of all shards and labels added up."""
         return running.metrics(f"control=127.0.0.1:{self.ports['control']}")
-
-
-def fetch(url, body=None, headers=None):
-    with urllib.request.urlopen(urllib.request.Request(url, body, headers or {}), timeout=10) as page:
-        return page.read()
