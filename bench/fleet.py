@@ -94,7 +94,7 @@ class Failover:
 
     NAME = "ringway"
 
-    def __init__(self, folder, started, replicas=2, down_after_ms=1000):
+    def __init__(self, folder, started, replicas=2, down_after_ms=5000):
         """`started` gets every process as soon as it runs."""
         self.servers, self.sentinels, first = {}, {}, None
         for number in range(1 + replicas):

@@ -239,7 +239,7 @@ def table(results, scenario, arguments):
     row("failovers" if arguments.failover else "restarts", lambda one: one["restarts"])
     row("deliveries", lambda one: f"{one['deliveries']['received']:,}")
     row("of them recovered", lambda one: f"{one['deliveries']['recovered']:,}")
-    for name in ("lost", "duplicates", "disordered", "wrong_offsets", "wrong_epochs", "announced", "unrecovered"):
+    for name in ("lost", "duplicates", "disordered", "wrong_offsets", "wrong_epochs", "announced", "announced_repeats", "unrecovered"):
         row(f"**{name.replace('_', ' ')}**", lambda one, name=name: f"**{one['deliveries'][name]:,}**")
     row("connections lost", lambda one: f"{one['connections_lost']:,}")
     row("of them closed 3001", lambda one: f"{one['closed_3001']:,}")
@@ -269,6 +269,8 @@ def table(results, scenario, arguments):
             if one.get(name):
                 lines += ["", f"Run {number + 1}, {name.replace('_', ' ')}: "
                           + "; ".join(f"{reason} {count:,}" for reason, count in one[name].items()) + "."]
+        if one.get("examples"):
+            lines += ["", f"Run {number + 1}, the first that came again or late: " + "; ".join(one["examples"]) + "."]
     return "\n".join(lines)
 
 
