@@ -234,7 +234,7 @@ impl Client {
                 // Also a Close frame may be stuck behind what it did not read in time, and no handshake has none.
                 let has_none = around.socket.is_orphan || around.socket.blocked || !link.upgraded;
                 let is_known = link.said_close || has_none;
-                assert!(is_known, "the server ended the connection without a Close frame: {link:?}");
+                assert!(is_known, "ended without a Close frame: {link:?}, {:?}", around.socket);
                 around.socket.peer_end.get_or_insert(PeerEnd::Fin);
                 self.forget(around);
                 return true;
