@@ -92,6 +92,21 @@ impl HandOvers {
     pub(super) fn waiting(&self) -> u64 {
         self.leaving.len() as u64
     }
+
+    /// Whether a client that is to leave has this subscription still, as far as it knows: it may have ended here.
+    pub(super) fn holds(&self, conn: ConnId, channel: &str) -> bool {
+        let hand_over = self.leaving.get(&conn.slot).filter(|hand_over| hand_over.conn == conn);
+        hand_over.is_some_and(|hand_over| hand_over.subscriptions.iter().any(|kept| *kept.channel == *channel))
+    }
+
+    /// A subscription (all: empty) is ended by an order: it is not to go on elsewhere, unless it is on its way there.
+    /// Returns the channels of those that it concerns.
+    pub(super) fn give_up(&mut self, conn: ConnId, channel: &str) -> Vec<Box<str>> {
+        let hand_over = self.leaving.get_mut(&conn.slot).filter(|hand_over| hand_over.conn == conn);
+        let Some(hand_over) = hand_over else { return Vec::new() };
+        let ends = |kept: &mut Kept| channel.is_empty() || *kept.channel == *channel;
+        hand_over.subscriptions.extract_if(.., ends).map(|kept| kept.channel).collect()
+    }
 }
 
 impl Shard {

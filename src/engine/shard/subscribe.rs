@@ -147,7 +147,8 @@ impl Shard {
         let limits = &self.options.limits;
         let known = self.fanouts.find(channel);
         let Some(session) = self.session(conn) else { return Err(ClientError::Internal) };
-        if known.is_some_and(|local| session.subscription(local).is_some()) {
+        let is_handed_over = self.hand_overs.holds(conn, channel);
+        if is_handed_over || known.is_some_and(|local| session.subscription(local).is_some()) {
             return Err(ClientError::AlreadySubscribed);
         }
         if session.subscriptions.len() >= limits.subscriptions_per_connection_max as usize {

@@ -95,6 +95,15 @@ impl Shard {
     }
 
     fn unsubscribe_by_order(&mut self, conn: ConnId, channel: &str, code: u32, reason: &str) {
+        for channel in self.hand_overs.give_up(conn, channel) {
+            let local = self.fanouts.find(&channel);
+            let is_here =
+                local.is_some_and(|local| self.session(conn).is_some_and(|s| s.subscription(local).is_some()));
+            if !is_here {
+                // It has ended here without a word, since it was to go on elsewhere.
+                self.pushes(conn).push_unsubscribe(&channel, code, reason);
+            }
+        }
         if channel.is_empty() {
             let count = self.session(conn).map_or(0, |session| session.subscriptions.len());
             // From the end: an ended one is replaced by the last, which has had its turn.

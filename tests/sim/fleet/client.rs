@@ -233,8 +233,10 @@ impl Client {
             if around.socket.server_end {
                 // Also a Close frame may be stuck behind what it did not read in time, and no handshake has none.
                 let has_none = around.socket.is_orphan || around.socket.blocked || !link.upgraded;
+                // Or the server stood still when it was to be written, until it was too late.
+                let has_none = has_none || around.plan.faults.freezes;
                 let is_known = link.said_close || has_none;
-                assert!(is_known, "the server ended the connection without a Close frame: {link:?}");
+                assert!(is_known, "ended without a Close frame: {link:?}, {:?}", around.socket);
                 around.socket.peer_end.get_or_insert(PeerEnd::Fin);
                 self.forget(around);
                 return true;
@@ -495,7 +497,7 @@ impl Client {
                 let stay = Stay { epoch, next: offset + 1, server_side: true, roster: None };
                 self.positions[channel] = Some(stay.position());
                 let before = link.stays.insert(channel, stay);
-                assert!(before.is_none(), "subscribed twice to channel {channel}");
+                assert!(before.is_none(), "told twice to be subscribed to channel {channel}: {before:?}, {link:?}");
             }
             Told::Unsubscribe { code } => {
                 let stay =

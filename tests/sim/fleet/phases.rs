@@ -363,9 +363,12 @@ fn leave(world: &mut World) {
         settle(world);
     }
     for client in 0..world.clients.len() {
-        let order = world.unsubscribe_order();
-        world.order(client, order);
-        settle(world);
+        // A node takes no notice of what it says itself.
+        for name in [0, 1] {
+            let order = world.unsubscribe_order();
+            world.order_at(name, client, order);
+            settle(world);
+        }
     }
     for number in 0..world.backends.len() {
         world.with_backend(number, |backend, around| backend.leave(around));

@@ -287,7 +287,14 @@ impl World {
     /// An order about a client's user, at any node that is up.
     pub(crate) fn order(&mut self, client: usize, order: UserOrder) {
         let up: Vec<_> = (0..self.nodes.len()).filter(|name| self.nodes[*name].is_some()).collect();
-        let Some(name) = (!up.is_empty()).then(|| self.dice.pick(&up)) else { return };
+        if !up.is_empty() {
+            let name = self.dice.pick(&up);
+            self.order_at(name, client, order);
+        }
+    }
+
+    /// The same at this node.
+    pub(crate) fn order_at(&mut self, name: usize, client: usize, order: UserOrder) {
         let orders = &mut self.truth.orders;
         let of_channel = (client, self.plan.ordered());
         match &order {

@@ -83,18 +83,20 @@ impl Owner {
 
     pub(super) fn unfollow_lonely(&mut self, around: &mut Surroundings<'_>) {
         let linger_ms = u64::from(self.limits.interest_linger_ms);
-        let mut asked = 0;
-        while asked < super::FOLLOWS_MAX
-            && let Some(fleet) = &mut self.fleet
-            && let Some((slot, generation, _)) =
-                fleet.lonely.pop_front_if(|(_, _, since_ms)| *since_ms + linger_ms <= around.now_ms)
-        {
+        for _ in 0..self.fleet.as_ref().map_or(0, |fleet| fleet.lonely.len().min(super::FOLLOWS_MAX as usize)) {
+            let Some(fleet) = &mut self.fleet else { return };
+            let due = |(_, _, since_ms): &mut (u32, u32, u64)| *since_ms + linger_ms <= around.now_ms;
+            let Some((slot, generation, _)) = fleet.lonely.pop_front_if(due) else { return };
             let Some(channel) = self.channels.get_mut(slot, generation) else { continue };
-            let comes = channel.busy.as_ref().is_some_and(|busy| !busy.waiting.is_empty() || busy.following);
-            if channel.stage == Stage::Live && channel.interest.is_empty() && !comes {
-                asked += 1;
-                self.unfollow(slot, around);
+            if channel.stage != Stage::Live || !channel.interest.is_empty() {
+                continue;
             }
+            if channel.busy.as_ref().is_some_and(|busy| !busy.waiting.is_empty() || busy.following) {
+                // Nobody may come of it, and then nobody leaves: it is looked at again.
+                fleet.lonely.push_back((slot, generation, around.now_ms));
+                continue;
+            }
+            self.unfollow(slot, around);
         }
     }
 
