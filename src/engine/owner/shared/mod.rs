@@ -26,7 +26,10 @@ mod parking;
 mod presence;
 mod publishing;
 #[cfg(test)]
+mod bounds_tests;
+#[cfg(test)]
 mod tests;
+mod user_count;
 mod users;
 
 use alloc::boxed::Box;
@@ -73,7 +76,7 @@ pub(super) struct Fleet {
     scan: Option<Box<Scan>>,
     /// Channels with a [`Busy`], each once.
     busy: VecDeque<(u32, u32)>,
-    /// Channels whose last subscriber has left, and when.
+    /// Channels whose last subscriber has left, and when. At most [`following::LONELY_MAX`].
     lonely: VecDeque<(u32, u32, u64)>,
     /// Batches numbered.
     batches: u64,
