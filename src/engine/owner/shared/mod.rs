@@ -19,14 +19,14 @@
 //! numbered; a channel has one batch and one follow under way at most, and a batch whose outcome is not known is sent again
 //! before the next.
 
+#[cfg(test)]
+mod bounds_tests;
 mod calls;
 mod feed;
 mod following;
 mod parking;
 mod presence;
 mod publishing;
-#[cfg(test)]
-mod bounds_tests;
 #[cfg(test)]
 mod tests;
 mod user_count;
@@ -212,7 +212,7 @@ impl Owner {
             Event::Feed(Feed { subject: Subject::Channel(channel), addressed, what, .. }) => {
                 self.fed(&channel, addressed, what, around);
             }
-            Event::Feed(Feed { subject: Subject::User(_), .. }) | Event::Draining { .. } => {}
+            Event::Feed(Feed { subject: Subject::User(_) | Subject::Nodes, .. }) | Event::Draining { .. } => {}
             Event::Registered(node) => {
                 if let Some(fleet) = &mut self.fleet {
                     fleet.generation = node.generation;
