@@ -56,13 +56,16 @@ pub enum Subject {
     Channel(Box<str>),
     /// A user, by id: orders about its connections.
     User(Box<str>),
+    /// The nodes themselves: what one says to another, and to none of its owners. Nobody is interested, each is addressed.
+    Nodes,
 }
 
 impl Subject {
-    /// Channel or user.
+    /// Channel or user; empty for nodes.
     pub fn name(&self) -> &str {
         match self {
             Subject::Channel(name) | Subject::User(name) => name,
+            Subject::Nodes => "",
         }
     }
 }
@@ -104,6 +107,13 @@ pub enum Request {
         /// How long from the last sign of life of this node.
         ttl_ms: u64,
     },
+    /// What this node says of itself until it says something else or is not alive any more. Answer: [`Answer::Done`].
+    Describe {
+        /// The engine does not look into it.
+        body: Box<[u8]>,
+    },
+    /// What living nodes, this one included, say of themselves. Answer: [`Answer::Nodes`].
+    Nodes,
 }
 
 /// See [`Request::Park`].
@@ -234,8 +244,21 @@ pub enum Answer {
     Displaced(u32),
     /// What was parked, the oldest first; nothing, or one.
     Parked(Vec<Box<[u8]>>),
+    /// Every node that is alive, by its lease.
+    Nodes(Vec<Described>),
     /// It has happened.
     Done,
+}
+
+/// A living node, and what it says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Described {
+    /// Of its registration.
+    pub generation: u32,
+    /// How long ago it said so.
+    pub age_ms: u64,
+    /// As it was given; empty: it has not said anything yet.
+    pub body: Box<[u8]>,
 }
 
 /// See [`Answer::Published`].
@@ -361,7 +384,8 @@ impl Request {
             Request::Follow(follow) => &follow.channel,
             Request::FollowUser { user } | Request::TakeParked { user } => user,
             Request::Park(entry) => &entry.user,
-            Request::Draining { .. } => "",
+            // The registry's business, wherever that is.
+            Request::Draining { .. } | Request::Describe { .. } | Request::Nodes => "",
             Request::Unfollow(subject) => subject.name(),
             Request::Read(read) => &read.channel,
             Request::Forget { channel } => channel,
@@ -377,6 +401,7 @@ impl Request {
             }
             Request::Tell(tell) => tell.body.len(),
             Request::Park(entry) => entry.body.len(),
+            Request::Describe { body } => body.len(),
             _ => 0,
         };
         size_of::<Self>() + self.subject_name().len() + more
@@ -391,6 +416,9 @@ impl Event {
             + match self {
                 Event::Answer(_, Ok(Answer::Page(page))) => records(&page.records),
                 Event::Answer(_, Ok(Answer::Parked(bodies))) => records(bodies),
+                Event::Answer(_, Ok(Answer::Nodes(nodes))) => {
+                    nodes.iter().map(|node| node.body.len() + size_of::<Described>()).sum()
+                }
                 Event::Feed(Feed { what: Fed::Publications { records: fed, .. }, .. }) => records(fed),
                 Event::Feed(Feed { what: Fed::Told(body), .. }) => body.len(),
                 Event::Broken(_) | Event::Restored(_) => size_of::<Buckets>(),

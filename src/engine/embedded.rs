@@ -13,8 +13,8 @@ use core::mem;
 use core::task::{Context, Poll, Waker};
 
 use crate::backplane::{
-    Answer, Audience, Backplane, Buckets, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park, PublishBatch, Published,
-    Read, Refusal, Request, Subject, Tell, Token,
+    Answer, Audience, Backplane, Buckets, Described, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park, PublishBatch,
+    Published, Read, Refusal, Request, Subject, Tell, Token,
 };
 use crate::ids::{Epoch, Offset};
 use crate::lane_message::Position;
@@ -48,6 +48,8 @@ struct Node {
     is_reachable: bool,
     events: VecDeque<Event>,
     waker: Option<Waker>,
+    /// What it says of itself, and since when.
+    said: (Box<[u8]>, u64),
 }
 
 #[derive(Debug)]
@@ -150,7 +152,10 @@ impl Hub {
         let mut events = VecDeque::from([Event::Restored(Box::new(Buckets::ALL))]);
         let left_ms = self.draining_until_ms.saturating_sub(self.now_ms);
         events.extend((left_ms > 0).then_some(Event::Draining { left_ms }));
-        self.nodes.insert(self.generations, Node { place, is_reachable: true, events, waker: None });
+        self.nodes.insert(
+            self.generations,
+            Node { place, is_reachable: true, events, waker: None, said: (Box::default(), self.now_ms) },
+        );
         NodeId { place, generation: self.generations }
     }
 
@@ -192,6 +197,16 @@ impl Hub {
             }
             Request::Tell(tell) => Answer::Told(self.tell(tell)),
             Request::Park(entry) => Answer::Displaced(self.keep_parked(entry)),
+            Request::Describe { body } => {
+                let now_ms = self.now_ms;
+                if let Some(node) = self.nodes.get_mut(&me.generation) {
+                    node.said = (body, now_ms);
+                }
+                Answer::Done
+            }
+            Request::Nodes => {
+                Answer::Nodes(self.nodes.iter().map(|(generation, node)| self.described(*generation, node)).collect())
+            }
             Request::TakeParked { user } => Answer::Parked(self.take_parked(&user).into_iter().collect()),
             Request::Draining { ttl_ms } => {
                 self.draining_until_ms = self.draining_until_ms.max(self.now_ms.saturating_add(ttl_ms));
@@ -202,6 +217,11 @@ impl Hub {
                 Answer::Done
             }
         })
+    }
+
+    fn described(&self, generation: u32, node: &Node) -> Described {
+        let (body, at_ms) = &node.said;
+        Described { generation, age_ms: self.now_ms.saturating_sub(*at_ms), body: body.clone() }
     }
 
     fn keep_parked(&mut self, entry: Park) -> u32 {
@@ -336,6 +356,8 @@ fn interest_of(subject: &Subject) -> (bool, Box<str>) {
     match subject {
         Subject::Channel(name) => (false, name.clone()),
         Subject::User(id) => (true, id.clone()),
+        // No user has an empty id.
+        Subject::Nodes => (true, Box::default()),
     }
 }
 

@@ -119,6 +119,9 @@ pub struct Limits {
     pub interest_check_ms: u32,
     /// How long a presence call waits for the nodes of the fleet. Over: it is answered without those that are late.
     pub presence_wait_ms: u32,
+    /// How long `info` and `channels` wait for the engine and the other nodes of the fleet. Over: answered without those that
+    /// are late, which are named.
+    pub nodes_wait_ms: u32,
     /// How long a node stays interested in a channel after its last subscriber has left.
     pub interest_linger_ms: u32,
     /// Bytes read from one connection in one turn; then it waits on the ready list.
@@ -204,6 +207,7 @@ impl Limits {
         backplane_queue_bytes_max: 8 * 1024 * 1024,
         interest_check_ms: 600_000,
         presence_wait_ms: 1_000,
+        nodes_wait_ms: 2_000,
         interest_linger_ms: 10_000,
         read_bytes_per_turn_max: 256 * 1024,
         drain_grace_ms: 5_000,

@@ -125,6 +125,8 @@ metrics! {
     FleetFedUnreadable = Counter "ringway_fleet_publications_ignored_total" "reason=\"unreadable\"" "Publications of another kind than this node's rules say, or of an unknown layout. Do all nodes have the same namespaces?";
     FleetPresenceQuestions = Counter "ringway_fleet_presence_questions_total" "" "Presence calls that were passed on to all nodes with subscribers.";
     FleetPresencePartial = Counter "ringway_fleet_presence_partial_total" "" "Presence calls answered without a node that did not answer in time.";
+    FleetPresenceRefused = Counter "ringway_fleet_presence_refused_total" "" "Presence calls refused as busy because 1,024 of one shard waited for other nodes. Does one of them hang?";
+    FleetLonelyCut = Counter "ringway_fleet_unfollows_early_total" "" "Channels given up before interest_linger_ms was over because too many of one shard lingered.";
     HandOversParked = Counter "ringway_hand_overs_total" "what=\"parked\"" "Connections of which a drain has parked what only this node knew: subscriptions and info given at run time.";
     HandOversFailed = Counter "ringway_hand_overs_total" "what=\"failed\"" "Connections whose things the engine did not take; their users come back without them.";
     HandOversLate = Counter "ringway_hand_overs_total" "what=\"late\"" "Connections that a drain has closed before their things were known to be parked: hand_over_wait_ms was over.";
@@ -190,6 +192,7 @@ metrics! {
     DrainLeft = Gauge "ringway_drain_clients_left" "" "Clients that a drain has not told to leave yet. Those who left by themselves are in it until their turn.";
     DrainPaced = Counter "ringway_drain_clients_total" "how=\"paced\"" "Clients that a drain has sent away at drain_rate_per_s (3001).";
     DrainLeavesWaiting = Gauge "ringway_drain_leaves_waiting" "" "Members of channels whose connections a drain has ended and whose leaves are told drain_leave_delay_ms later.";
+    DrainLeavesEarly = Counter "ringway_drain_leaves_early_total" "" "Leaves told before drain_leave_delay_ms was over because 131,072 of one shard waited: those members may be seen to leave and come back.";
     DrainForced = Counter "ringway_drain_clients_total" "how=\"forced\"" "Clients that were closed all at once (3001): drain_deadline_ms was over, or a second signal hurried it. They come back all at once.";
     AcceptDropped = Counter "ringway_accept_dropped_total" "" "Connections that were accepted while the last slot was being taken, and closed at once.";
     AcceptErrors = Counter "ringway_accept_errors_total" "" "Accepts that failed (out of descriptors or memory, mostly).";

@@ -37,7 +37,7 @@ pub struct Options {
     pub utf8: fn(&[u8]) -> bool,
 }
 
-/// Who may come in, and on which paths.
+/// Who may come in, on which paths, and where they are then.
 #[derive(Clone, Debug)]
 pub struct Access {
     /// Path of the client WebSocket.
@@ -60,6 +60,8 @@ pub struct Access {
     pub rpc_events: bool,
     /// Which `Origin` headers may upgrade.
     pub origins: Origins,
+    /// This node's name, which backends are told; at most 64 bytes.
+    pub node_name: Box<str>,
     /// Shared secrets of backends; empty: the ingest port refuses everyone.
     pub ingest_tokens: Vec<Box<[u8]>>,
 }
@@ -78,6 +80,7 @@ impl Access {
             connect_events: EventMode::Off,
             rpc_events: false,
             origins: Origins::SameHost,
+            node_name: Box::default(),
             ingest_tokens: Vec::new(),
         }
     }

@@ -387,7 +387,9 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, auth: &Arc<Auth>, starte
     let reloader = Arc::new(Reloader::new(config, Arc::clone(shared), follow));
     let (calls, received) = control::call_queue();
     let ready = Readiness::new();
+    let (news, heard) = config.backplane.as_ref().map(|_| tokio::sync::mpsc::channel(control::NEWS_MAX)).unzip();
     let parts = LinkParts {
+        news,
         namespaces: Arc::new(config.namespaces.clone()),
         hooks: Box::new(NodeHooks { reloader: Arc::clone(&reloader), auth: Arc::clone(auth) }),
     };
@@ -399,6 +401,7 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, auth: &Arc<Auth>, starte
         ready: Arc::clone(&ready),
         drain: Arc::clone(&drain),
         options: ControlOptions::new(config, started.client.port()),
+        news: heard,
     };
     let served = runtime
         .block_on(async {

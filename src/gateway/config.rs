@@ -464,6 +464,7 @@ impl Settings {
                 echo: self.echo,
                 anonymous: self.anonymous,
                 origins: origins(&self.allowed_origins),
+                node_name: self.backplane.node_name().into(),
                 ingest_tokens: self.ingest_tokens.iter().map(|t| t.as_bytes().into()).collect(),
                 uni_websocket_path: self.uni_websocket_path.into(),
                 deflate: self.deflate,

@@ -157,6 +157,11 @@ pub const RELATIONS: &[Relation] = &[
         },
     },
     Relation {
+        key: "node.name",
+        text: "node.name must have at most 64 bytes, which is what backends are told of it",
+        holds: |s| s.backplane.node_name.len() <= ringway_wire::ingest::NAME_BYTES_MAX,
+    },
+    Relation {
         key: "backplane.password",
         text: "backplane.password and backplane.password_file must not both be set",
         holds: |s| s.backplane.password.is_empty() || s.backplane.password_file.is_empty(),

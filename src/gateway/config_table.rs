@@ -500,6 +500,10 @@ limits! {
         "How long a presence call waits for the nodes of the fleet. Over: it is answered without those that are late.";
         "A node that hangs costs each presence call so much time until it is gone.";
         "Raise it where nodes are far apart.";
+    nodes_wait_ms, "ms" 100..=4_000;
+        "How long the server API's info and channels wait for the engine and the other nodes of the fleet. Over: answered without those that are late, which are named as missing and counted in ringway_backplane_nodes_missing_total.";
+        "A node that hangs costs each such call so much time until its lease ends.";
+        "Raise it where nodes are far apart or list very many channels.";
     interest_linger_ms, "ms" 0..=3_600_000;
         "How long a node stays interested in a channel after its last subscriber has left.";
         "The backplane feeds the channel for so much longer; who comes back meanwhile is answered without asking it.";

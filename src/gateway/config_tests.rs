@@ -300,6 +300,7 @@ fn relations_are_checked() {
         (&["limits.read_bytes_per_turn_max=4096"], "at most limits.read_bytes_per_turn_max"),
         (&["limits.ingest_credit_bytes=4096"], "at least limits.ingest_frame_bytes_max"),
         (&["namespace.durability=fleet"], "needs a backplane"),
+        (&["node.name=a-name-that-is-longer-than-what-a-backend-is-told-of-a-node-in-its-hello"], "at most 64 bytes"),
         (&["limits.ping_interval_ms=999", "limits.pong_timeout_ms=500"], "0 or at least 1000"),
         (&["limits.pong_timeout_ms=25000"], "below limits.ping_interval_ms"),
         (&["ring.submission_entries=1000"], "must be a power of two"),

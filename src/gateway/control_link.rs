@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
 
+use ringway_engine::backplane::{self, Event, Fed, Feed, Refusal, Token};
 use ringway_engine::call::{
     CallError, ChannelAnswer, ChannelCall, ChannelFact, ChannelsAnswer, ChannelsCall, UserCall, UserOrder,
 };
@@ -22,6 +23,8 @@ use ringway_wire::ingest::PayloadKind;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 
+use crate::backplane::metrics::Number;
+use crate::control::News;
 use crate::control::call::{Answer, Call, ChannelTold, ChannelsListed, Hooks, Published, RevokeError};
 use crate::shared::Shared;
 
@@ -38,6 +41,8 @@ pub struct LinkParts {
     pub namespaces: Arc<Namespaces>,
     /// Reload and revocation.
     pub hooks: Box<dyn Hooks>,
+    /// Where what other nodes say goes; none: there is no backplane.
+    pub news: Option<mpsc::Sender<News>>,
 }
 
 /// Serves calls until the other end of the queue is gone.
@@ -88,6 +93,7 @@ struct Link {
     core: CoreId,
     namespaces: Arc<Namespaces>,
     hooks: Box<dyn Hooks>,
+    news: Option<mpsc::Sender<News>>,
     next_call: u64,
     in_flight: HashMap<u64, InFlight>,
     bytes_in_flight: usize,
@@ -106,6 +112,7 @@ enum Waiting {
     Channel { kind: PayloadKind, reply: Answer<ChannelTold, CallError> },
     User(Answer<u16, CallError>),
     Channels { shards_left: u16, listed: ChannelsListed, reply: Answer<ChannelsListed, CallError> },
+    Backplane(Answer<backplane::Answer, Refusal>),
 }
 
 impl Waiting {
@@ -115,6 +122,7 @@ impl Waiting {
             Waiting::Channel { reply, .. } => reply.is_closed(),
             Waiting::User(reply) => reply.is_closed(),
             Waiting::Channels { reply, .. } => reply.is_closed(),
+            Waiting::Backplane(reply) => reply.is_closed(),
         }
     }
 
@@ -125,15 +133,18 @@ impl Waiting {
             Waiting::Channel { reply, .. } => reply.send(Err(CallError::Busy)).is_ok(),
             Waiting::User(reply) => reply.send(Err(CallError::Busy)).is_ok(),
             Waiting::Channels { reply, .. } => reply.send(Err(CallError::Busy)).is_ok(),
+            Waiting::Backplane(reply) => reply.send(Err(Refusal::Unavailable)).is_ok(),
         };
     }
 }
 
 impl Link {
     fn new(shared: Arc<Shared>, core: CoreId, parts: LinkParts) -> Self {
-        let outgoing = (0..core.0).map(|_| Vec::new()).collect();
-        let LinkParts { namespaces, hooks } = parts;
-        Link { shared, core, namespaces, hooks, next_call: 0, in_flight: HashMap::new(), bytes_in_flight: 0, outgoing }
+        let LinkParts { namespaces, hooks, news } = parts;
+        // One for each inbox, its own, which stays empty, and the backplane's included.
+        let outgoing = shared.inboxes.iter().map(|_| Vec::new()).collect();
+        let (in_flight, bytes_in_flight) = (HashMap::new(), 0);
+        Link { shared, core, namespaces, hooks, news, next_call: 0, in_flight, bytes_in_flight, outgoing }
     }
 
     fn call(&mut self, call: Call) {
@@ -166,6 +177,11 @@ impl Link {
             }
             Call::User { user, client, order, reply } => self.order(user, client, order, reply),
             Call::Channels { pattern, limit, reply } => self.list_channels(pattern.into(), limit, reply),
+            Call::Backplane { request, reply } => {
+                let Some((number, _)) = self.admit(request.memory_bytes(), Waiting::Backplane(reply)) else { return };
+                let message = LaneMessage::ToBackplane { token: Token(number), request: Box::new(request) };
+                self.say(self.shared.backplane(), message, number);
+            }
             Call::RevokeToken { token_id, until_unix_s, reply } => {
                 // Nobody waits any more: it has happened all the same.
                 let _ = reply.send(self.revoke(&token_id, until_unix_s));
@@ -323,8 +339,28 @@ impl Link {
             }
             LaneMessage::ChannelsAnswer(answer) => self.channels_answered(*answer),
             LaneMessage::Rules(rules) => self.namespaces = rules,
+            LaneMessage::Backplane(event) => self.backplane_said(*event),
             // Nothing else is said to the control plane; a sender's mistake harms nobody here.
             _ => {}
+        }
+    }
+
+    fn backplane_said(&mut self, event: Event) {
+        let news = match event {
+            Event::Answer(token, result) => {
+                if let Some(Waiting::Backplane(reply)) = self.settle(token.0) {
+                    let _ = reply.send(result);
+                }
+                return;
+            }
+            Event::Registered(node) => News::Registered(node.generation),
+            Event::Feed(Feed { what: Fed::Told(body), .. }) => News::Told(body),
+            _ => return,
+        };
+        // Too much waits, or nobody listens any more: whoever asked goes without.
+        let lost = self.news.as_ref().is_none_or(|to| to.try_send(news).is_err());
+        if let (true, Some(metrics)) = (lost, self.shared.metrics.backplane()) {
+            metrics.add(Number::NodeAnswersDropped, 1);
         }
     }
 
@@ -361,6 +397,7 @@ fn call_number(message: &LaneMessage) -> Option<u64> {
         LaneMessage::ChannelCall(call) => call.origin,
         LaneMessage::UserCall(call) => call.origin?,
         LaneMessage::ChannelsCall(call) => call.origin,
+        LaneMessage::ToBackplane { token, .. } => return Some(token.0),
         _ => return None,
     };
     match origin {

@@ -14,7 +14,7 @@
 //!            05 from u32, question u64, counts_only u8       who is in the channel?
 //!            06 question u64, more u8 (0: the last part, 1: more follow, 2: too many to say)
 //!               | count u32, count × (user TEXT, client TEXT, conn_info BLOB, chan_info BLOB)
-//!            07 question u64, clients u32, users u32 | count u32, count × hash u64   the users' hashes, or none if too many
+//!            07 question u64, clients u32, users u32 | count u32, count × hash u64   the users' hashes; of more than 10,000 the smallest
 //! ```
 //! Invariant: decoding never reads what a length announces without having it; an unknown kind or flag is no record.
 
@@ -173,7 +173,7 @@ pub enum Told<'a> {
         clients: u32,
         /// Distinct users.
         users: u32,
-        /// A hash of each user's id, so that who asks counts nobody twice; none where there are too many.
+        /// A hash of each user's id, so that who asks counts nobody twice; where there are many, the smallest of them.
         hashes: Hashes<'a>,
     },
 }

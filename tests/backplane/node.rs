@@ -9,8 +9,8 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use ringway_engine::backplane::{
-    Answer, Audience, Backplane, Buckets, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park, PublishBatch, Published,
-    Read, Refusal, Request, Subject, Tell, Token,
+    Answer, Audience, Backplane, Buckets, Described, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park, PublishBatch,
+    Published, Read, Refusal, Request, Subject, Tell, Token,
 };
 use ringway_engine::ids::Epoch;
 use ringway_engine::lane_message::Position;
@@ -231,6 +231,21 @@ impl Node {
                 assert!(bodies.len() <= 1, "one at a time");
                 bodies.pop()
             }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Says what this node is.
+    #[track_caller]
+    pub(crate) fn describe(&mut self, body: &[u8]) {
+        assert_eq!(self.ask(Request::Describe { body: body.into() }), Answer::Done);
+    }
+
+    /// What living nodes say of themselves.
+    #[track_caller]
+    pub(crate) fn nodes(&mut self) -> Vec<Described> {
+        match self.ask(Request::Nodes) {
+            Answer::Nodes(nodes) => nodes,
             other => panic!("{other:?}"),
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! In: a [`Fleet`] that makes nodes. Out: a panic where a rule does not hold. Each test has channels of its own.
 
-use ringway_engine::backplane::{Answer, Audience, Keep, Refusal, Request, Subject};
+use ringway_engine::backplane::{Answer, Audience, Described, Keep, Refusal, Request, Subject};
 use ringway_engine::route;
 
 use crate::dice::Dice;
@@ -34,6 +34,8 @@ pub(crate) fn run(fleet: &dyn Fleet) {
         ("an epoch is that of who came first", epochs),
         ("what is parked is taken once, the oldest first, within its time", parked),
         ("every node hears that one drains, later ones too", draining),
+        ("what living nodes say of themselves is known to all, and goes with them", described),
+        ("what one node says to another it hears, and no other", between_nodes),
         ("nothing is missing behind a follow", under_fire),
     ];
     for (name, rule) in rules {
@@ -355,4 +357,47 @@ fn under_fire(fleet: &dyn Fleet) {
     fire.rounds(600, &mut |_, _| {});
     fire.finish();
     assert_eq!(fire.epoch_changes, 0);
+}
+
+fn described(fleet: &dyn Fleet) {
+    let (mut a, mut b) = (fleet.node(), fleet.node());
+    let said = |nodes: Vec<Described>, of: &Node| {
+        let own: Vec<Described> = nodes.into_iter().filter(|node| node.generation == of.id.generation).collect();
+        assert!(own.len() <= 1, "each once");
+        own.into_iter().next()
+    };
+    assert_eq!(said(b.nodes(), &a).map(|node| node.body), Some(Box::default()), "it is alive, and has said nothing");
+    for body in [&b"first"[..], b"", b"12:se:c\nond\xff"] {
+        a.describe(body);
+        assert_eq!(said(b.nodes(), &a).map(|node| node.body), Some(body.into()));
+    }
+    b.describe(b"b");
+    fleet.pass_ms(50);
+    let seen = said(a.nodes(), &b).expect("it is alive");
+    assert_eq!(&*seen.body, b"b");
+    assert!(seen.age_ms >= 50, "{}", seen.age_ms);
+    // What is a node's goes with it, at once or with its lease.
+    let gone = b.id.generation;
+    drop(b);
+    let until = std::time::Instant::now() + crate::node::PATIENCE;
+    while a.nodes().iter().any(|node| node.generation == gone) {
+        assert!(std::time::Instant::now() < until, "it is alive for ever");
+        fleet.pass_ms(100);
+    }
+    assert!(said(a.nodes(), &a).is_some());
+}
+
+fn between_nodes(fleet: &dyn Fleet) {
+    let (mut a, mut b, mut c) = (fleet.node(), fleet.node(), fleet.node());
+    let to = Audience::Node(b.id.generation);
+    for word in [&b"one"[..], b"two"] {
+        assert_eq!(a.tell(Subject::Nodes, to, word), 1);
+    }
+    assert_eq!((b.told(&Subject::Nodes), b.told(&Subject::Nodes)), ((*b"one").into(), (*b"two").into()));
+    assert_eq!(a.tell(Subject::Nodes, Audience::Node(u32::MAX), b"gone"), 0);
+    assert_eq!(a.tell(Subject::Nodes, Audience::Interested, b"nobody"), 0);
+    for node in [&mut a, &mut b, &mut c] {
+        node.settle();
+        assert!(node.feed.is_empty());
+    }
 }

@@ -5,42 +5,20 @@
 //! has the subscription in its result with exactly what was published meanwhile; presence on the other node has the user all
 //! the time; who stayed asked the engine about hand-overs only because some node drained.
 
-use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use aws_lc_rs::hmac;
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ringway_tests::client::PATH;
 use ringway_tests::eventually;
 use ringway_tests::fleet::{Engine, Fleet, Node, NodeOptions, RedisServer, Workspace};
-use ringway_tests::http;
-use ringway_tests::websocket::{CLOSE, Received, WebSocket};
 use serde_json::{Value, json};
 
+use super::clients::{Client, api};
 use super::turn;
 
-/// As `--dev` has it: secret of tokens, and key of the API.
-const SECRET: &str = "dev";
 /// With history.
 const CHANNEL: &str = "fleet:given";
 /// With presence.
 const ROOM: &str = "room";
 const PATIENCE: Duration = Duration::from_secs(30);
-
-fn token(user: &str) -> String {
-    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
-    let signed = format!("{}.{}", part(json!({ "alg": "HS256", "typ": "JWT" })), part(json!({ "sub": user })));
-    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
-    format!("{signed}.{}", URL_SAFE_NO_PAD.encode(hmac::sign(&key, signed.as_bytes())))
-}
-
-fn api(node: &Node, method: &str, body: &Value) -> Value {
-    let response = http::post_json(node.control, &format!("/api/{method}"), Some(SECRET), &body.to_string());
-    let answer: Value = serde_json::from_slice(&response.body).unwrap_or_else(|_| panic!("{}", response.text()));
-    assert!(answer.get("error").is_none(), "{method}: {answer}");
-    answer["result"].clone()
-}
 
 fn publish(node: &Node, number: u32) {
     api(node, "publish", &json!({ "channel": CHANNEL, "data": { "n": number } }));
@@ -50,53 +28,6 @@ fn publish(node: &Node, number: u32) {
 fn is_present(node: &Node, user: &str) -> bool {
     let answer = api(node, "presence", &json!({ "channel": ROOM }));
     answer["presence"].as_object().is_some_and(|members| members.values().any(|member| member["user"] == user))
-}
-
-/// A client of the JSON protocol.
-struct Client {
-    socket: WebSocket,
-    arrived: VecDeque<Value>,
-}
-
-impl Client {
-    /// Connects through the load balancer; with the connect result.
-    fn connect(fleet: &Fleet, user: &str) -> (Client, Value) {
-        let socket = WebSocket::open(fleet.balancer.address, PATH, None);
-        let mut client = Client { socket, arrived: VecDeque::new() };
-        client.socket.send_text(&json!({ "id": 1, "connect": { "token": token(user) } }).to_string());
-        let reply = client.next().expect("an answer");
-        assert!(reply.get("connect").is_some(), "{reply}");
-        (client, reply["connect"].clone())
-    }
-
-    /// The next message but pings, which are answered; or the code of the Close frame.
-    fn next(&mut self) -> Result<Value, u16> {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            if let Some(value) = self.arrived.pop_front() {
-                return Ok(value);
-            }
-            let Received::Frame(frame) = self.socket.try_frame(end.saturating_duration_since(Instant::now())) else {
-                panic!("nothing came, or the connection ended without a Close frame");
-            };
-            if frame.opcode == CLOSE {
-                return Err(u16::from_be_bytes([frame.payload[0], frame.payload[1]]));
-            }
-            let text = String::from_utf8(frame.payload).expect("text");
-            for line in text.lines() {
-                match serde_json::from_str(line).expect("JSON") {
-                    Value::Object(empty) if empty.is_empty() => self.socket.send_text("{}"),
-                    value => self.arrived.push_back(value),
-                }
-            }
-        }
-    }
-
-    /// The number in the next message, which must be a publication.
-    fn published(&mut self) -> u64 {
-        let push = self.next().expect("a push");
-        push["push"]["pub"]["data"]["n"].as_u64().unwrap_or_else(|| panic!("{push}"))
-    }
 }
 
 fn numbers(publications: &Value) -> Vec<u64> {
@@ -117,7 +48,7 @@ fn what_only_a_drained_node_knew_is_in_the_next_connect_result() {
         "limits.drain_deadline_ms=30000",
     ]);
     let mut fleet = Fleet::start(&workspace, 2, &options);
-    let (mut client, result) = Client::connect(&fleet, "mia");
+    let (mut client, result) = Client::connect(fleet.balancer.address, "mia");
     assert!(result["subs"].get(CHANNEL).is_none(), "{result}");
     let somewhere = || fleet.nodes.iter().position(|node| node.connections() == 1);
     eventually("it is somewhere", || somewhere().is_some());
@@ -142,7 +73,7 @@ fn what_only_a_drained_node_knew_is_in_the_next_connect_result() {
     assert!(is_present(&fleet.nodes[to], "mia"), "it is away, and nobody is told");
     publish(&fleet.nodes[to], 2);
     publish(&fleet.nodes[to], 3);
-    let (mut client, result) = Client::connect(&fleet, "mia");
+    let (mut client, result) = Client::connect(fleet.balancer.address, "mia");
     let restored = &result["subs"][CHANNEL];
     assert_eq!(numbers(&restored["publications"]), [2, 3], "{result}");
     assert_eq!((&restored["recovered"], &restored["data"]), (&json!(true), &json!({ "d": 1 })), "{result}");

@@ -7,6 +7,7 @@
 #![allow(clippy::print_stdout, reason = "what was measured belongs into the output of the test")]
 #![allow(clippy::disallowed_methods, reason = "tests measure real time and start real threads")]
 
+mod clients;
 mod engines;
 mod failures;
 mod handover;
@@ -15,6 +16,7 @@ mod one_node;
 #[allow(dead_code, reason = "tests of the backplane also let it delay")]
 #[path = "../backplane/proxy.rs"]
 mod proxy;
+mod registry;
 mod three_nodes;
 mod under_fire;
 

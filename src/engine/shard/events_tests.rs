@@ -48,7 +48,7 @@ fn shard(core: u16) -> Shard {
         limits: LIMITS,
         namespaces: Namespaces::new(namespace, vec![]).expect("it is sound").into(),
         tokens: alloc::sync::Arc::new(NoTokens),
-        access: Access { ingest_tokens: vec![b"dev".as_slice().into()], ..access },
+        access: Access { ingest_tokens: vec![b"dev".as_slice().into()], node_name: "node-7".into(), ..access },
         fleet: None,
         utf8: |bytes| core::str::from_utf8(bytes).is_ok(),
     };
@@ -154,7 +154,7 @@ impl Node {
         self.receive(core, conn, bytes);
         let frames = self.frames(core, conn);
         let Ok(ServerFrame::HelloOk(answer)) = wire::decode_server(&frames[0]) else { panic!("no answer") };
-        assert_eq!(answer.features, FEATURE_EVENTS | FEATURE_CALLS);
+        assert_eq!((answer.features, answer.node), (FEATURE_EVENTS | FEATURE_CALLS, "node-7"));
         // Events may have come right behind it.
         self.taken.insert((core, conn.slot), frames[1..].concat());
         conn

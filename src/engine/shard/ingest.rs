@@ -21,9 +21,6 @@ use crate::owner::LOOK_AHEAD;
 use crate::publish_run::{Entry, EntryAnswer, RunAnswer};
 use crate::seam::Note;
 
-/// This node's name in the hello; nodes get names with the fleet.
-const NODE_NAME: &str = "ringway";
-
 impl Shard {
     /// Bytes of a backend.
     pub(super) fn received_ingest(&mut self, conn: ConnId, bytes: &mut [u8]) {
@@ -107,7 +104,8 @@ impl Shard {
             return Err(error);
         }
         self.frame.clear();
-        write_hello_ok(&mut self.frame, &session.hello_ok(&self.options.limits, self.options.boot, NODE_NAME));
+        let name = &self.options.access.node_name;
+        write_hello_ok(&mut self.frame, &session.hello_ok(&self.options.limits, self.options.boot, name));
         let answer = Frame::from_bytes(&self.frame);
         self.send(conn, answer);
         self.timers.arm(conn.slot, self.now_ms + self.options.limits.ingest_idle_timeout_ms as u64);

@@ -12,8 +12,8 @@ use crate::ids::CoreId;
 use crate::lane_message::LaneMessage;
 use crate::metrics::Metric;
 
-/// Leaves that wait on one shard. Over: the oldest is told at once.
-pub(super) const LATE_LEAVES_MAX: usize = 131_072;
+/// Leaves that wait on one shard. Over: the oldest is told at once (counted).
+pub(super) const LATE_LEAVES_MAX: usize = if cfg!(test) { 16 } else { 131_072 };
 
 /// See the file's header.
 #[derive(Debug, Default)]
@@ -43,6 +43,7 @@ impl Shard {
             && let Some((_, to, message)) = late.queue.pop_front()
         {
             self.lanes.push(to, message);
+            self.metrics.add(Metric::DrainLeavesEarly, 1);
         }
         let due_ms = self.now_ms + u64::from(self.options.limits.drain_leave_delay_ms);
         late.queue.push_back((due_ms, to, message));
@@ -70,5 +71,50 @@ impl Shard {
             self.lanes.push(to, message);
         }
         self.metrics.set(Metric::DrainLeavesWaiting, queue.len() as u64);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use alloc::vec;
+
+    use super::*;
+    use crate::ids::ConnId;
+    use crate::lane_message::MemberLeave;
+    use crate::limits::Limits;
+    use crate::namespace::{Namespace, Namespaces};
+    use crate::options::{Access, Options};
+    use crate::owner::FleetPlace;
+    use crate::tokens::NoTokens;
+
+    #[test]
+    fn one_leave_too_many_is_told_at_once_and_counted() {
+        let mut shard = Shard::new(
+            Options {
+                core: CoreId(0),
+                shards: 2,
+                seed: 1,
+                boot: 1,
+                limits: Limits::DEFAULT,
+                namespaces: Namespaces::new(Namespace::closed(""), vec![]).expect("it is sound").into(),
+                tokens: alloc::sync::Arc::new(NoTokens),
+                access: Access::closed("/ws"),
+                fleet: Some(FleetPlace { core: CoreId(3), wall_offset_ms: 0 }),
+                utf8: |bytes| core::str::from_utf8(bytes).is_ok(),
+            },
+            1_000,
+        );
+        let leave = |slot| {
+            let conn = ConnId { slot, generation: 0 };
+            LaneMessage::MemberLeave(MemberLeave { channel: "news".into(), from: CoreId(0), conn }.into())
+        };
+        shard.leaving_late(|shard| {
+            (0..=LATE_LEAVES_MAX as u32).for_each(|slot| shard.tell_leave(CoreId(1), leave(slot)))
+        });
+        assert_eq!(shard.metrics.get(Metric::DrainLeavesEarly), 1);
+        assert_eq!(shard.metrics.get(Metric::DrainLeavesWaiting), LATE_LEAVES_MAX as u64);
+        let told = shard.lanes.take_batch(CoreId(1)).expect("one leave").messages;
+        let [LaneMessage::MemberLeave(first)] = &told[..] else { panic!("{told:?}") };
+        assert_eq!(first.conn.slot, 0, "the oldest");
     }
 }

@@ -5,12 +5,12 @@
 //! called again; a reply that is not understood counts as unknown.
 
 use redis::{Cmd, Value, cmd};
-use ringway_engine::backplane::{Answer, Audience, Page, Published, Refusal, Request, Subject};
+use ringway_engine::backplane::{Answer, Audience, Described, Page, Published, Refusal, Request, Subject};
 use ringway_engine::ids::{Bucket, Epoch};
 use ringway_engine::lane_message::Position;
 
 use super::feed;
-use super::keys::Keys;
+use super::keys::{DESCRIBED, Keys, LIVING};
 use super::link::{number, text};
 use super::scripts::Script;
 
@@ -130,6 +130,12 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
             call.arg(keys.parked(user));
             call
         }
+        Request::Describe { body } => {
+            let mut call = registry(keys, Script::Describe);
+            call.arg(place.node.generation).arg(&body[..]);
+            call
+        }
+        Request::Nodes => registry(keys, Script::Nodes),
         // The registry's business; see `Redis::submit`.
         Request::Draining { .. } => cmd("PING"),
         Request::Tell(tell) => {
@@ -148,6 +154,13 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
             }
         }
     }
+}
+
+/// The call of a script about what nodes say of themselves.
+fn registry(keys: &Keys, which: Script) -> Cmd {
+    let mut call = script(which, 2);
+    call.arg(keys.registry(LIVING)).arg(keys.registry(DESCRIBED));
+    call
 }
 
 fn one(name: &str, key: String, argument: impl redis::ToRedisArgs) -> Cmd {
@@ -198,9 +211,12 @@ pub(super) fn outcome(request: &Request, reply: Value) -> Outcome {
             Value::BulkString(body) => Some(Answer::Parked(vec![body.into_boxed_slice()])),
             _ => None,
         },
-        Request::FollowUser { .. } | Request::Unfollow(_) | Request::Forget { .. } | Request::Draining { .. } => {
-            Some(Answer::Done)
-        }
+        Request::Nodes => nodes(reply).map(Answer::Nodes),
+        Request::FollowUser { .. }
+        | Request::Unfollow(_)
+        | Request::Forget { .. }
+        | Request::Draining { .. }
+        | Request::Describe { .. } => Some(Answer::Done),
     };
     Outcome::Done(answer.ok_or(Refusal::Unknown))
 }
@@ -239,6 +255,15 @@ fn published(reply: &Value) -> Option<Published> {
     let [epoch, first, duplicate] = reply.as_sequence()? else { return None };
     let first = Position { offset: number(first)?, epoch: Epoch::parse(text(epoch)?)? };
     Some(Published { first, duplicate: number(duplicate)? == 1 })
+}
+
+fn nodes(reply: Value) -> Option<Vec<Described>> {
+    let described = |node: Value| {
+        let [generation, age_ms, Value::BulkString(body)] = &node.into_sequence().ok()?[..] else { return None };
+        let generation = u32::try_from(number(generation)?).ok()?;
+        Some(Described { generation, age_ms: number(age_ms)?, body: body.as_slice().into() })
+    };
+    reply.into_sequence().ok()?.into_iter().map(described).collect()
 }
 
 fn page(reply: Value) -> Option<Page> {

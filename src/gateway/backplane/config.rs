@@ -177,6 +177,11 @@ impl BackplaneConfig {
 }
 
 impl BackplaneSettings {
+    /// This node's name: the one that was given, or the host's. With no backplane too.
+    pub fn node_name(&self) -> String {
+        if self.node_name.is_empty() { host_name() } else { self.node_name.clone() }
+    }
+
     /// Checks what was given. None: no backplane is wanted, or there are problems, which are appended.
     pub fn finish(&self, problems: &mut Vec<Problem>) -> Option<BackplaneConfig> {
         if self.engine == Engine::None {
@@ -200,7 +205,7 @@ impl BackplaneSettings {
         if self.prefix.contains(['{', '}']) {
             wrong("backplane.prefix", "must not contain { or }, between which a key's hash tag stands");
         }
-        let node_name = if self.node_name.is_empty() { host_name() } else { self.node_name.clone() };
+        let node_name = self.node_name();
         if node_name.is_empty() || node_name.contains(char::is_whitespace) {
             wrong("node.name", "must be set, without spaces, when this host has no name");
         }

@@ -6,6 +6,7 @@
 //! ```text
 //! P<epoch> <offset before the first> <bytes of the channel> <bytes of each record> ...\n<channel><records>
 //! Tc <bytes of the channel>\n<channel><body>        Tu <bytes of the user>\n<user><body>
+//! Tn 0\n<body>
 //! ```
 //! The script writes everything up to and with the offset; the publishing node the rest.
 
@@ -30,6 +31,7 @@ pub(super) fn told(subject: &Subject, body: &[u8]) -> Vec<u8> {
     let kind = match subject {
         Subject::Channel(_) => 'c',
         Subject::User(_) => 'u',
+        Subject::Nodes => 'n',
     };
     let mut message = format!("T{kind} {}\n{}", subject.name().len(), subject.name()).into_bytes();
     message.extend_from_slice(body);
@@ -63,6 +65,7 @@ pub(super) fn parse(bucket: Bucket, addressed: bool, message: &[u8]) -> Option<F
         let subject = match first {
             "Tc" => Subject::Channel(name),
             "Tu" => Subject::User(name),
+            "Tn" => Subject::Nodes,
             _ => return None,
         };
         (subject, Fed::Told(body.into()))
@@ -103,8 +106,12 @@ mod tests {
         }
 
         #[test]
-        fn what_is_told_is_what_is_heard(name in ".{0,20}", body in prop::collection::vec(any::<u8>(), 0..60), user: bool) {
-            let subject = if user { Subject::User(name.into()) } else { Subject::Channel(name.into()) };
+        fn what_is_told_is_what_is_heard(name in ".{0,20}", body in prop::collection::vec(any::<u8>(), 0..60), kind in 0..3) {
+            let subject = match kind {
+                0 => Subject::User(name.into()),
+                1 => Subject::Channel(name.into()),
+                _ => Subject::Nodes,
+            };
             let fed = parse(Bucket(1), false, &told(&subject, &body)).expect("is well formed");
             prop_assert_eq!(fed, Feed { bucket: Bucket(1), addressed: false, subject, what: Fed::Told(body.into()) });
         }

@@ -1,7 +1,8 @@
 //! The thread `backplane-0`: lanes on one side, a backplane on the other.
 //!
 //! In: batches of [`LaneMessage::ToBackplane`] from shards. Out: batches of [`LaneMessage::Backplane`]: answers to the core
-//! that asked, feed to the owner of its bucket, everything else to every shard. Invariants: it never blocks; what
+//! that asked, feed to the owner of its bucket, what nodes tell each other to the control plane, everything else to every
+//! shard. Invariants: it never blocks; what
 //! finds a queue full waits here in order, bounded by `spill_bytes_max` per shard; at the bound what is fed is dropped,
 //! counted, and the shard is told `Broken` and `Restored` for its buckets, so that it follows them again.
 
@@ -14,7 +15,7 @@ use std::task::{Context, Poll};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use ringway_engine::backplane::{Backplane, Buckets, Event, Token};
+use ringway_engine::backplane::{Backplane, Buckets, Event, Feed, Subject, Token};
 use ringway_engine::ids::{Bucket, CoreId};
 use ringway_engine::lane_message::{Batch, LaneMessage};
 use ringway_engine::limits::BUCKETS;
@@ -185,7 +186,11 @@ impl<B: Backplane> Relay<B> {
                     }
                 }
                 Event::Feed(feed) => self.lanes.feed(feed),
-                event @ (Event::Registered(_) | Event::Draining { .. }) => self.lanes.say_to_all(&event),
+                event @ Event::Registered(_) => {
+                    self.lanes.say_to_all(&event);
+                    self.lanes.push(self.lanes.control(), event);
+                }
+                event @ Event::Draining { .. } => self.lanes.say_to_all(&event),
                 Event::Broken(buckets) => {
                     self.lanes.open.remove_all(&buckets);
                     self.lanes.say_to_all(&Event::Broken(buckets));
@@ -228,6 +233,7 @@ impl Asked {
 struct Lanes {
     core: CoreId,
     shards: u16,
+    /// One per shard, and behind them the control plane's.
     inboxes: Vec<Arc<Inbox<Batch>>>,
     targets: Vec<Target>,
     spill_bytes_max: usize,
@@ -251,7 +257,7 @@ impl Lanes {
         batch_messages_max: usize,
         metrics: Arc<BackplaneMetrics>,
     ) -> Self {
-        let inboxes = shared.inboxes[..shared.shards as usize].to_vec();
+        let inboxes = shared.inboxes[..=shared.shards as usize].to_vec();
         Lanes {
             core,
             shards: shared.shards,
@@ -262,6 +268,11 @@ impl Lanes {
             open: Buckets::NONE,
             metrics,
         }
+    }
+
+    /// The control plane, as [`Shared`] has it.
+    const fn control(&self) -> CoreId {
+        CoreId(self.shards)
     }
 
     fn push(&mut self, to: CoreId, event: Event) {
@@ -276,7 +287,10 @@ impl Lanes {
         }
     }
 
-    fn feed(&mut self, feed: ringway_engine::backplane::Feed) {
+    fn feed(&mut self, feed: Feed) {
+        if feed.subject == Subject::Nodes {
+            return self.feed_control(feed);
+        }
         let to = route::owner(feed.bucket, self.shards);
         self.push(to, Event::Feed(feed));
         if self.targets[to.0 as usize].bytes > self.spill_bytes_max {
@@ -286,6 +300,17 @@ impl Lanes {
                 self.drop_feed(to);
             }
         }
+    }
+
+    /// Questions and answers of nodes. One that finds no room is not answered: whoever asked waits no longer than its limit.
+    fn feed_control(&mut self, feed: Feed) {
+        let event = Event::Feed(feed);
+        let control = self.control();
+        if self.targets[control.0 as usize].bytes + event.memory_bytes() > self.spill_bytes_max {
+            self.metrics.add(Number::SpillLost, 1);
+            return;
+        }
+        self.push(control, event);
     }
 
     /// Forgets what is fed to a shard that does not keep up, and tells it.
@@ -313,7 +338,7 @@ impl Lanes {
     }
 
     fn send(&mut self) {
-        for core in 0..self.shards {
+        for core in 0..=self.shards {
             self.send_to(CoreId(core));
         }
         let spilled: usize = self.targets.iter().map(|target| target.bytes).sum();

@@ -48,6 +48,8 @@ impl Keys {
         match subject {
             Subject::Channel(name) => self.key(route::bucket(name), 'n', name),
             Subject::User(name) => self.key(route::bucket(name), 'u', name),
+            // No user has an empty id, so it is a set that is never filled.
+            Subject::Nodes => self.key(route::bucket(""), 'u', ""),
         }
     }
 
@@ -87,5 +89,9 @@ impl Keys {
     }
 }
 
+/// Sorted set of the generations of living nodes, by when their leases end.
+pub(super) const LIVING: &str = "nodes";
+/// Hash of what nodes say of themselves, by generation: time in ms, a colon, the words.
+pub(super) const DESCRIBED: &str = "described";
 /// Where the registry's keys are.
 pub(super) const REGISTRY: Bucket = Bucket(0);

@@ -34,6 +34,10 @@ pub enum Number {
     SpillBytes,
     Spilled,
     SpillLost,
+    NodesUnknown,
+    NodesMissing,
+    NodeQuestionsRefused,
+    NodeAnswersDropped,
 }
 
 const fn counter(name: &'static str, labels: &'static str, help: &'static str) -> Row {
@@ -101,6 +105,26 @@ pub const BACKPLANE_ROWS: &[Row] = &[
         "ringway_backplane_feed_lost_total",
         "",
         "Fed messages that were dropped at backplane.spill_bytes_max; the shard was told and follows its channels again.",
+    ),
+    counter(
+        "ringway_backplane_nodes_unknown_total",
+        "",
+        "Calls about all nodes (info, channels) answered by this node alone, because the engine did not say who else there is within limits.nodes_wait_ms.",
+    ),
+    counter(
+        "ringway_backplane_nodes_missing_total",
+        "",
+        "Nodes that were left out of an answer of channels, and named in it: they did not answer within limits.nodes_wait_ms, or were cut off.",
+    ),
+    counter(
+        "ringway_backplane_node_questions_refused_total",
+        "",
+        "Calls of channels refused as busy because 64 of them waited for other nodes.",
+    ),
+    counter(
+        "ringway_backplane_node_answers_dropped_total",
+        "",
+        "Questions and answers of other nodes that could not be read, came too late, or found no room.",
     ),
 ];
 

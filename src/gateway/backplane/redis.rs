@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::call::Again;
 use super::config::{Address, BackplaneConfig, Mode};
-use super::keys::Keys;
+use super::keys::{Keys, REGISTRY};
 use super::link::Reason;
 use super::metrics::{BackplaneMetrics, Number};
 use super::opening::TOO_OLD;
@@ -226,7 +226,11 @@ impl Backplane for Redis {
         let common = &self.common;
         common.metrics.add(Number::Requests, 1);
         let bytes = request.memory_bytes();
-        let job = Job { token, bucket: route::bucket(request.subject_name()), request, bytes, again: Again::No };
+        let bucket = match request {
+            Request::Describe { .. } | Request::Nodes => REGISTRY,
+            _ => route::bucket(request.subject_name()),
+        };
+        let job = Job { token, bucket, request, bytes, again: Again::No };
         let requests = common.requests.fetch_add(1, Ordering::Relaxed);
         let all_bytes = common.bytes.fetch_add(bytes, Ordering::Relaxed);
         if let Request::Draining { ttl_ms } = job.request {

@@ -11,7 +11,7 @@ use ringway_engine::backplane::NodeId;
 
 use super::call::script;
 use super::config::{Address, BackplaneConfig};
-use super::keys::{Keys, REGISTRY};
+use super::keys::{Keys, LIVING, REGISTRY};
 use super::link::{Link, Reason, number, within};
 use super::opening;
 use super::pipeline::load_scripts;
@@ -70,7 +70,7 @@ impl Registry {
             keys: [
                 keys.registry(&format!("name:{}", config.node_name)),
                 keys.registry("generations"),
-                keys.registry("nodes"),
+                keys.registry(LIVING),
                 keys.registry("place:"),
                 keys.registry("draining"),
             ],

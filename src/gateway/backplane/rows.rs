@@ -34,8 +34,8 @@ macro_rules! rows {
 }
 
 rows! {
-    "node.name" => text!("text without spaces; empty: the host's name", secret: false, node_name);
-        "This node's name, which no other living node of the fleet may have.";
+    "node.name" => text!("text without spaces, 64 bytes at most; empty: the host's name", secret: false, node_name);
+        "This node's name, which no other living node of the fleet may have. Backends on the ingest port are told it, and info shows it.";
         "None.";
         "When several nodes run on one host.";
     "backplane.engine" => Field::Choice {

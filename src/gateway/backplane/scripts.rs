@@ -11,6 +11,7 @@ use aws_lc_rs::digest;
 const POSITION: &str = include_str!("lua/position.lua");
 const SPREAD: &str = include_str!("lua/spread.lua");
 const KEPT: &str = include_str!("lua/kept.lua");
+const NOW: &str = include_str!("lua/now.lua");
 /// Redis wants to know that a script without this line may touch what it likes; with it, it checks before it begins.
 const FIRST_LINE: &str = "#!lua\n";
 
@@ -25,12 +26,23 @@ pub(super) enum Script {
     Acquire,
     Renew,
     Park,
+    Describe,
+    Nodes,
 }
 
 impl Script {
     /// All of them.
-    pub(super) const ALL: [Script; 7] =
-        [Script::Publish, Script::Follow, Script::Read, Script::Tell, Script::Acquire, Script::Renew, Script::Park];
+    pub(super) const ALL: [Script; 9] = [
+        Script::Publish,
+        Script::Follow,
+        Script::Read,
+        Script::Tell,
+        Script::Acquire,
+        Script::Renew,
+        Script::Park,
+        Script::Describe,
+        Script::Nodes,
+    ];
 
     /// Its whole text.
     pub(super) fn text(self) -> &'static str {
@@ -51,6 +63,8 @@ impl Script {
             Script::Acquire => &[include_str!("lua/acquire.lua")],
             Script::Renew => &[include_str!("lua/renew.lua")],
             Script::Park => &[include_str!("lua/park.lua")],
+            Script::Describe => &[FIRST_LINE, NOW, include_str!("lua/describe.lua")],
+            Script::Nodes => &[FIRST_LINE, NOW, include_str!("lua/nodes.lua")],
         }
     }
 }

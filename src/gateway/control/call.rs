@@ -3,6 +3,7 @@
 //! In: calls of the HTTP API. Out: [`Call`]s over a bounded queue; `control_link.rs` turns them into lane messages and
 //! answers each through its `reply`. Invariant: a call is answered once or its reply is dropped, never twice.
 
+use ringway_engine::backplane::{Answer as Told, Refusal, Request};
 use ringway_engine::call::{CallError, ChannelAsk, ChannelCount, ChannelFact, UserOrder};
 use ringway_engine::lane_message::{Position, PublishError};
 use ringway_engine::publication::Tags;
@@ -71,6 +72,13 @@ pub enum Call {
         limit: u32,
         /// Who waits.
         reply: Answer<ChannelsListed, CallError>,
+    },
+    /// Ask the backplane; only where there is one.
+    Backplane {
+        /// What.
+        request: Request,
+        /// Who waits.
+        reply: Answer<Told, Refusal>,
     },
     /// Refuse a token from now on, and close the connections that came with it.
     RevokeToken {

@@ -63,6 +63,11 @@ impl MetricsHub {
         let _ = self.backplane.set(Arc::clone(backplane));
     }
 
+    /// The numbers about the backplane, if there is one.
+    pub fn backplane(&self) -> Option<&Arc<BackplaneMetrics>> {
+        self.backplane.get()
+    }
+
     /// Publishes a shard's numbers; a few hundred bytes of plain stores. A shard that does not exist is ignored.
     pub fn publish(&self, shard: usize, metrics: &Metrics) {
         let Some(place) = self.shards.get(shard) else { return };

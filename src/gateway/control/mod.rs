@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `/health`, `/ready` | here |
 //! | `/metrics` | `metrics.rs`, `process.rs` |
-//! | `POST /api/<method>`, `/api/openapi.json` | `api/`, `call.rs` |
+//! | `POST /api/<method>`, `/api/openapi.json` | `api/`, `call.rs`; `fleet.rs` for those about all nodes |
 //! | `/demo` | `demo.rs` |
 
 use std::io;
@@ -24,11 +24,15 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
+use tokio::sync::mpsc;
+
 use crate::config::{ApiLimits, Config, Secret};
 use crate::drain::Drain;
+use fleet::Fleet;
 
 pub mod api;
 pub mod call;
+mod fleet;
 pub mod metrics;
 
 mod demo;
@@ -36,6 +40,7 @@ mod listener;
 pub mod process;
 
 pub use call::{Call, CallSender, Hooks, NoHooks, Published, Reloaded, call_queue};
+pub use fleet::{NEWS_MAX, News};
 pub use metrics::MetricsHub;
 
 /// Connections of the control port at once. Over: new ones wait in the kernel's listen queue.
@@ -105,6 +110,10 @@ pub struct ControlOptions {
     pub api: ApiLimits,
     /// How long a call may wait for the shards' answer; [`ANSWER_TIMEOUT_MS`].
     pub answer_timeout_ms: u64,
+    /// This node's name.
+    pub node_name: String,
+    /// How long a call about all nodes waits for the other ones.
+    pub nodes_wait_ms: u64,
 }
 
 impl ControlOptions {
@@ -120,6 +129,8 @@ impl ControlOptions {
             idempotency_key_bytes_max: config.engine.idempotency_key_bytes_max,
             api: config.control.api,
             answer_timeout_ms: ANSWER_TIMEOUT_MS,
+            node_name: config.access.node_name.to_string(),
+            nodes_wait_ms: config.engine.nodes_wait_ms.into(),
         }
     }
 }
@@ -139,6 +150,8 @@ pub struct ControlState {
     pub drain: Arc<Drain>,
     /// From the configuration.
     pub options: ControlOptions,
+    /// What other nodes say; none: this node is alone.
+    pub news: Option<mpsc::Receiver<News>>,
 }
 
 /// What handlers share.
@@ -150,6 +163,8 @@ struct Plane {
     options: ControlOptions,
     api_results: api::ApiResults,
     identity: api::NodeIdentity,
+    /// Other nodes, if there may be any.
+    fleet: Option<Arc<Fleet>>,
 }
 
 /// Serves the control port until the future is dropped. Runs on a tokio current-thread runtime.
@@ -166,7 +181,11 @@ pub async fn serve(state: ControlState) -> io::Result<()> {
 /// When the listener cannot be given to the runtime.
 pub async fn serve_until(state: ControlState, stop: impl Future<Output = ()> + Send + 'static) -> io::Result<()> {
     let listener = listener::Bounded::new(state.listener, CONNECTIONS_MAX, Duration::from_millis(IDLE_TIMEOUT_MS))?;
-    let identity = api::NodeIdentity::new(state.options.client_port);
+    let identity = api::NodeIdentity::new(&state.options.node_name);
+    let fleet = state.news.is_some().then(|| {
+        let metrics = state.metrics.backplane().map(Arc::clone).unwrap_or_default();
+        Fleet::new(state.calls.clone(), metrics, state.options.node_name.clone(), state.options.nodes_wait_ms)
+    });
     let plane = Arc::new(Plane {
         metrics: state.metrics,
         calls: state.calls,
@@ -175,8 +194,19 @@ pub async fn serve_until(state: ControlState, stop: impl Future<Output = ()> + S
         options: state.options,
         api_results: api::ApiResults::default(),
         identity,
+        fleet,
     });
-    axum::serve(listener, router(plane)).with_graceful_shutdown(stop).await
+    let describing = Arc::clone(&plane);
+    let talking = async move {
+        match (&describing.fleet, state.news) {
+            (Some(fleet), Some(news)) => Arc::clone(fleet).run(news, || describing.description()).await,
+            _ => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        served = axum::serve(listener, router(plane)).with_graceful_shutdown(stop) => served,
+        () = talking => Ok(()),
+    }
 }
 
 fn router(plane: Arc<Plane>) -> Router {

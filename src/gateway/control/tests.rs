@@ -51,6 +51,8 @@ impl Server {
                 channels_listed_max: 2,
             },
             answer_timeout_ms: 2_000,
+            node_name: "n7".into(),
+            nodes_wait_ms: 500,
         };
         change(&mut options);
         let (metrics, ready) = (MetricsHub::new(2), Readiness::new());
@@ -58,7 +60,7 @@ impl Server {
         let (stop, stopped) = oneshot::channel();
         let drain = Drain::new(&Limits::DEFAULT, false, Arc::clone(&metrics), Arc::clone(&ready));
         let (metrics_of, ready_of) = (Arc::clone(&metrics), Arc::clone(&ready));
-        let state = ControlState { listener, metrics: metrics_of, calls, ready: ready_of, drain, options };
+        let state = ControlState { listener, metrics: metrics_of, calls, ready: ready_of, drain, options, news: None };
         let thread = spawn_named("control-test", move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             let pump = async {

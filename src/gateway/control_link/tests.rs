@@ -43,7 +43,7 @@ fn link(capacity_batches: usize) -> Link {
         stop_timeout_ms: 0,
         drain: DrainOrders::new(SHARDS as usize),
     };
-    let parts = LinkParts { namespaces: namespaces(PayloadKind::Bytes), hooks: Box::new(TestHooks) };
+    let parts = LinkParts { namespaces: namespaces(PayloadKind::Bytes), hooks: Box::new(TestHooks), news: None };
     Link::new(Arc::new(shared), CoreId(SHARDS), parts)
 }
 

@@ -186,6 +186,7 @@ impl Engine {
                 self.draining_until_ms = self.draining_until_ms.max(self.now_ms + ttl_ms);
                 Answer::Done
             }
+            Request::Describe { .. } | Request::Nodes => panic!("control planes ask for nodes, owners do not"),
         })
     }
 
@@ -345,6 +346,7 @@ fn interest_of(subject: &Subject) -> (bool, Box<str>) {
     match subject {
         Subject::Channel(name) => (false, name.clone()),
         Subject::User(id) => (true, id.clone()),
+        Subject::Nodes => panic!("nobody is interested in nodes"),
     }
 }
 

@@ -17,6 +17,10 @@ use crate::lane_message::{LaneMessage, Position, RecoverFrom, SubscribeAnswer, S
 use crate::metrics::Metric;
 use crate::namespace::RecoveryMode;
 
+/// Channels of one owner that linger behind their last subscriber, each once for every time it was left. Over: the one
+/// that was left first is given up at once (counted).
+pub(super) const LONELY_MAX: usize = if cfg!(test) { 32 } else { 1_048_576 };
+
 /// A subscribe that waits for a page.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -74,30 +78,49 @@ impl Owner {
     }
 
     /// The last subscriber has left: the channel is followed for a while longer, since many come back.
-    pub(in crate::owner) fn left_alone(&mut self, slot: u32, around: &Surroundings<'_>) {
+    pub(in crate::owner) fn left_alone(&mut self, slot: u32, around: &mut Surroundings<'_>) {
         let Some((generation, _)) = self.channels.at(slot) else { return };
-        if let Some(fleet) = &mut self.fleet {
-            fleet.lonely.push_back((slot, generation, around.now_ms));
+        let Some(fleet) = &mut self.fleet else { return };
+        fleet.lonely.push_back((slot, generation, around.now_ms));
+        if fleet.lonely.len() > LONELY_MAX
+            && let Some((slot, generation, _)) = fleet.lonely.pop_front()
+            && self.unfollow_if_lonely(slot, generation, around)
+        {
+            around.metrics.add(Metric::FleetLonelyCut, 1);
         }
     }
 
     pub(super) fn unfollow_lonely(&mut self, around: &mut Surroundings<'_>) {
         let linger_ms = u64::from(self.limits.interest_linger_ms);
-        for _ in 0..self.fleet.as_ref().map_or(0, |fleet| fleet.lonely.len().min(super::FOLLOWS_MAX as usize)) {
-            let Some(fleet) = &mut self.fleet else { return };
-            let due = |(_, _, since_ms): &mut (u32, u32, u64)| *since_ms + linger_ms <= around.now_ms;
-            let Some((slot, generation, _)) = fleet.lonely.pop_front_if(due) else { return };
-            let Some(channel) = self.channels.get_mut(slot, generation) else { continue };
-            if channel.stage != Stage::Live || !channel.interest.is_empty() {
-                continue;
-            }
-            if channel.busy.as_ref().is_some_and(|busy| !busy.waiting.is_empty() || busy.following) {
-                // Nobody may come of it, and then nobody leaves: it is looked at again.
-                fleet.lonely.push_back((slot, generation, around.now_ms));
-                continue;
-            }
-            self.unfollow(slot, around);
+        // Who is put back waits for the next time.
+        let mut due = self.fleet.as_ref().map_or(0, |fleet| fleet.lonely.len());
+        let mut given_up = 0;
+        while due > 0
+            && given_up < super::FOLLOWS_MAX
+            && let Some(fleet) = &mut self.fleet
+            && let Some((slot, generation, _)) =
+                fleet.lonely.pop_front_if(|(_, _, since_ms)| *since_ms + linger_ms <= around.now_ms)
+        {
+            due -= 1;
+            given_up += u32::from(self.unfollow_if_lonely(slot, generation, around));
         }
+    }
+
+    /// True: the channel was given up. A channel whose subscribers came back stands in the queue all the same.
+    fn unfollow_if_lonely(&mut self, slot: u32, generation: u32, around: &mut Surroundings<'_>) -> bool {
+        let Some(channel) = self.channels.get_mut(slot, generation) else { return false };
+        if channel.stage != Stage::Live || !channel.interest.is_empty() {
+            return false;
+        }
+        if channel.busy.as_ref().is_some_and(|busy| !busy.waiting.is_empty() || busy.following) {
+            // Nobody may come of it, and then nobody leaves: it is looked at again.
+            if let Some(fleet) = &mut self.fleet {
+                fleet.lonely.push_back((slot, generation, around.now_ms));
+            }
+            return false;
+        }
+        self.unfollow(slot, around);
+        true
     }
 
     /// From here on the channel is not fed, and what is kept of it is not its top any more.

@@ -19,6 +19,8 @@
 //! numbered; a channel has one batch and one follow under way at most, and a batch whose outcome is not known is sent again
 //! before the next.
 
+#[cfg(test)]
+mod bounds_tests;
 mod calls;
 mod feed;
 mod following;
@@ -27,6 +29,7 @@ mod presence;
 mod publishing;
 #[cfg(test)]
 mod tests;
+mod user_count;
 mod users;
 
 use alloc::boxed::Box;
@@ -73,7 +76,7 @@ pub(super) struct Fleet {
     scan: Option<Box<Scan>>,
     /// Channels with a [`Busy`], each once.
     busy: VecDeque<(u32, u32)>,
-    /// Channels whose last subscriber has left, and when.
+    /// Channels whose last subscriber has left, and when. At most [`following::LONELY_MAX`].
     lonely: VecDeque<(u32, u32, u64)>,
     /// Batches numbered.
     batches: u64,
@@ -209,7 +212,7 @@ impl Owner {
             Event::Feed(Feed { subject: Subject::Channel(channel), addressed, what, .. }) => {
                 self.fed(&channel, addressed, what, around);
             }
-            Event::Feed(Feed { subject: Subject::User(_), .. }) | Event::Draining { .. } => {}
+            Event::Feed(Feed { subject: Subject::User(_) | Subject::Nodes, .. }) | Event::Draining { .. } => {}
             Event::Registered(node) => {
                 if let Some(fleet) = &mut self.fleet {
                     fleet.generation = node.generation;

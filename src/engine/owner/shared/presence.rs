@@ -7,7 +7,6 @@
 //! Invariant: an answer is never larger than its limits, whatever the nodes say.
 
 use alloc::boxed::Box;
-use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -18,6 +17,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::super::{Owner, Surroundings};
 use super::Asked;
 use super::feed::member_of;
+use super::user_count::{self, UserCount};
 use crate::backplane::{Answer, Audience, Refusal, Request, Subject, Tell};
 use crate::call::{CallError, ChannelAnswer, ChannelFact};
 use crate::ids::CoreId;
@@ -25,12 +25,10 @@ use crate::lane_message::{LaneMessage, Origin};
 use crate::metrics::Metric;
 use crate::presence::Member;
 
-/// Questions of one owner under way. Over: the call is refused as busy.
-const QUESTIONS_MAX: u32 = 1_024;
+/// Questions of one owner under way. Over: the call is refused as busy (counted).
+pub(super) const QUESTIONS_MAX: u32 = if cfg!(test) { 8 } else { 1_024 };
 /// Bytes of members in one message.
 const PART_BYTES: usize = 32 * 1024;
-/// Users of one node whose hashes are told. Above, users of several nodes are counted once per node.
-const HASHES_MAX: usize = 10_000;
 
 /// A presence call that waits for nodes.
 #[derive(Debug)]
@@ -47,9 +45,7 @@ pub(super) struct Question {
     bytes: usize,
     too_many: bool,
     clients: u32,
-    /// Of users without a hash, for each node that has them.
-    users: u32,
-    hashes: BTreeSet<u64>,
+    users: UserCount,
 }
 
 impl Owner {
@@ -65,9 +61,11 @@ impl Owner {
         around: &mut Surroundings<'_>,
     ) -> Result<(), CallError> {
         let reachable = self.is_reachable(channel);
-        let Some(fleet) = self.fleet.as_mut().filter(|fleet| reachable && fleet.questions.len() < QUESTIONS_MAX) else {
+        let Some(fleet) = self.fleet.as_mut().filter(|_| reachable) else { return Err(CallError::Busy) };
+        if fleet.questions.len() >= QUESTIONS_MAX {
+            around.metrics.add(Metric::FleetPresenceRefused, 1);
             return Err(CallError::Busy);
-        };
+        }
         around.metrics.add(Metric::FleetPresenceQuestions, 1);
         let question = Question {
             origin,
@@ -80,8 +78,7 @@ impl Owner {
             bytes: 0,
             too_many: false,
             clients: 0,
-            users: 0,
-            hashes: BTreeSet::new(),
+            users: UserCount::default(),
         };
         let (slot, generation) = fleet.questions.insert(question);
         let number = u64::from(generation) << 32 | u64::from(slot);
@@ -138,12 +135,7 @@ impl Owner {
                 let Some(question) = self.question(number) else { return true };
                 question.clients = question.clients.saturating_add(clients);
                 question.heard += 1;
-                let mut said = 0;
-                for hash in hashes.iter().take(HASHES_MAX) {
-                    question.hashes.insert(hash);
-                    said += 1;
-                }
-                question.users = question.users.saturating_add(users.saturating_sub(said));
+                question.users.add(users, hashes.iter());
                 self.end_if_answered(number, around);
             }
             _ => return false,
@@ -173,10 +165,7 @@ impl Owner {
         };
         if counts_only {
             let (clients, users) = members.map_or((0, 0), |members| (members.clients(), members.users()));
-            let mut hashes: Vec<u64> = all.iter().map(|member| xxh3_64(member.user.as_bytes())).collect();
-            hashes.sort_unstable();
-            hashes.dedup();
-            hashes.truncate(if hashes.len() > HASHES_MAX { 0 } else { HASHES_MAX });
+            let hashes = user_count::told(all.iter().map(|member| xxh3_64(member.user.as_bytes())).collect());
             let told = Told::Counts { question, clients, users, hashes: Hashes::Given(&hashes) };
             return self.tell_channel(Asked::Nobody, channel, Audience::Node(to), &told, around);
         }
@@ -227,8 +216,7 @@ impl Owner {
     fn end_question(&mut self, number: u64, around: &mut Surroundings<'_>) {
         let Some(question) = self.take_question(number) else { return };
         let result = if question.counts_only {
-            let users = question.users.saturating_add(question.hashes.len() as u32);
-            Ok(ChannelFact::PresenceStats { clients: question.clients, users })
+            Ok(ChannelFact::PresenceStats { clients: question.clients, users: question.users.users() })
         } else if question.too_many {
             Err(CallError::LimitExceeded)
         } else {

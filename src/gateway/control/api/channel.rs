@@ -156,13 +156,19 @@ pub(super) struct ChannelsRequest {
 pub(super) struct ChannelsResult {
     /// By full name.
     channels: BTreeMap<String, ChannelInfo>,
+    /// Names of living nodes of the fleet whose channels are not in it: they did not answer in time. Absent: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
+    /// The engine did not say which other nodes there are: only this one's channels are in it. Absent: no.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    engine_unreachable: bool,
 }
 
 /// How much a channel is used.
 #[derive(Debug, Serialize, JsonSchema)]
 struct ChannelInfo {
-    /// Subscribers.
-    num_clients: u32,
+    /// Subscribers, as far as the nodes know: where a channel has no presence, a node counts the cores that have some.
+    num_clients: u64,
 }
 
 /// Asks the owner of `channel`; `read` takes the fact that belongs to the question.
@@ -297,18 +303,33 @@ impl ChannelsRequest {
         // Shards look for the longest plain part, the rest of the pattern is looked at here. One name more than allowed
         // tells that there are too many.
         let pattern = longest_plain_part(&glob).to_string();
-        let waiting = asking.send(|reply| Call::Channels { pattern, limit: listed_max + 1, reply })?;
+        let limit = listed_max + 1;
+        if let Some(fleet) = asking.plane.fleet.clone() {
+            return Ok(Box::pin(async move {
+                let listed = fleet.list(pattern, limit).await.map_err(ApiError::of_call)?;
+                let result = ChannelsResult::of(listed.channels, &glob, listed_max)?;
+                Ok(ChannelsResult { missing: listed.missing, engine_unreachable: listed.engine_unreachable, ..result })
+            }));
+        }
+        let waiting = asking.send(|reply| Call::Channels { pattern, limit, reply })?;
         Ok(Box::pin(async move {
             let ChannelsListed { channels, .. } = waiting.answer(ApiError::of_call).await?;
-            if channels.len() > listed_max as usize {
-                let text = format!("more than {listed_max} channels; narrow the pattern");
-                return Err(ApiError::limit_exceeded(text));
-            }
-            let matching = channels.into_iter().filter(|count| glob.is_empty() || matches(&glob, &count.channel));
-            let channels =
-                matching.map(|count| (count.channel.into_string(), ChannelInfo { num_clients: count.clients }));
-            Ok(ChannelsResult { channels: channels.collect() })
+            let counts = channels.into_iter().map(|count| (count.channel, count.clients.into()));
+            ChannelsResult::of(counts.collect(), &glob, listed_max)
         }))
+    }
+}
+
+impl ChannelsResult {
+    /// # Errors
+    /// There are more than one answer may hold.
+    fn of(channels: BTreeMap<Box<str>, u64>, glob: &str, listed_max: u32) -> Result<Self, ApiError> {
+        if channels.len() > listed_max as usize {
+            return Err(ApiError::limit_exceeded(format!("more than {listed_max} channels; narrow the pattern")));
+        }
+        let matching = channels.into_iter().filter(|(name, _)| glob.is_empty() || matches(glob, name));
+        let channels = matching.map(|(name, num_clients)| (name.into_string(), ChannelInfo { num_clients }));
+        Ok(ChannelsResult { channels: channels.collect(), missing: Vec::new(), engine_unreachable: false })
     }
 }
 

@@ -136,8 +136,8 @@ methods! {
     PresenceStats = "presence_stats", Channel, PresenceStatsRequest => PresenceStatsResult, "How many are subscribed to a channel.";
     History = "history", Channel, HistoryRequest => HistoryResult, "Publications of the past, and the channel's position.";
     HistoryRemove = "history_remove", Channel, HistoryRemoveRequest => HistoryRemoveResult, "Forget a channel's publications.";
-    Channels = "channels", Node, ChannelsRequest => ChannelsResult, "Channels with subscribers.";
-    Info = "info", Node, InfoRequest => InfoResult, "State of the node.";
+    Channels = "channels", Node, ChannelsRequest => ChannelsResult, "Channels with subscribers, on all nodes.";
+    Info = "info", Node, InfoRequest => InfoResult, "State of all nodes.";
     Rpc = "rpc", User, RpcRequest => RpcResult, "Push a message to a user's connections.";
     RevokeToken = "revoke_token", Node, RevokeTokenRequest => RevokeTokenResult, "Refuse a token from now on.";
     Reload = "reload", Node, ReloadRequest => ReloadResult, "Read the configuration again.";

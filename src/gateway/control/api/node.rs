@@ -1,9 +1,9 @@
 //! `info`, `revoke_token` and `reload`: about the node as a whole.
 //!
-//! In: counters that shards publish, /proc, orders for boot's hooks. Out: one node's description; done or not.
+//! In: counters that shards publish, /proc, what other nodes say of themselves, orders for boot's hooks. Out: nodes'
+//! descriptions; done or not.
 //! Invariant: what this node does not know is absent, never guessed.
 
-use std::fs;
 use std::hash::{BuildHasher, Hasher};
 
 use ringway_engine::limits::OFFSET_MAX;
@@ -17,25 +17,33 @@ use super::shape::whole;
 use super::user::ID_BYTES_MAX;
 use crate::clock;
 use crate::control::call::{Call, RevokeError};
-use crate::control::process;
+use crate::control::fleet::name_of;
+use crate::control::{Plane, process};
 
 /// Asks for the state of the node.
 #[derive(Debug, Deserialize, JsonSchema)]
 pub(super) struct InfoRequest {}
 
-/// All nodes that this one knows.
+/// All nodes of the fleet.
 #[derive(Debug, Serialize, JsonSchema)]
 pub(super) struct InfoResult {
-    /// Itself.
+    /// The one that is asked, then the others by name: those whose lease holds.
     nodes: Vec<Node>,
+    /// Names of living nodes that have not said anything of themselves that this one understands. Absent: none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    missing: Vec<String>,
+    /// The engine did not say who else there is: `nodes` holds this one alone. Absent: no.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    engine_unreachable: bool,
 }
 
-/// One node.
-#[derive(Debug, Serialize, JsonSchema)]
+/// One node, as it describes itself.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 struct Node {
     /// Random per start.
     uid: String,
-    /// Host name and client port.
+    /// `node.name`, or the host's name.
     name: String,
     /// Version of the program.
     version: String,
@@ -51,10 +59,13 @@ struct Node {
     uptime: u64,
     /// The process.
     process: Process,
+    /// Milliseconds since it said so: 0 of the node that is asked, some seconds of others.
+    age_ms: u64,
 }
 
 /// What a process uses.
-#[derive(Debug, Serialize, JsonSchema)]
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default)]
 struct Process {
     /// Percent of one core, on average since the start.
     cpu: f64,
@@ -70,25 +81,22 @@ pub(in crate::control) struct NodeIdentity {
 }
 
 impl NodeIdentity {
-    pub(in crate::control) fn new(client_port: u16) -> Self {
+    pub(in crate::control) fn new(name: &str) -> Self {
         // The standard library's randomly keyed hasher, whose keys come from the kernel.
         let uid = std::hash::RandomState::new().build_hasher().finish();
-        let host = fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        NodeIdentity { uid: format!("{uid:016x}"), name: format!("{}_{client_port}", host.trim()) }
+        NodeIdentity { uid: format!("{uid:016x}"), name: name.into() }
     }
 }
 
-impl Start for InfoRequest {
-    type Result = InfoResult;
-
-    fn start(self, asking: &Asking<'_>) -> Work<InfoResult> {
-        let total = |metric| asking.plane.metrics.total(metric);
+impl Plane {
+    fn node(&self) -> Node {
+        let total = |metric| self.metrics.total(metric);
         let number = |text: Option<String>| text.and_then(|text| text.parse::<f64>().ok()).unwrap_or_default();
         let uptime = (clock::unix_now_ms() as f64 / 1_000.0 - number(process::start_seconds())).max(0.0);
         let cpu = if uptime > 0.0 { number(process::cpu_seconds()) / uptime * 100.0 } else { 0.0 };
-        let node = Node {
-            uid: asking.plane.identity.uid.clone(),
-            name: asking.plane.identity.name.clone(),
+        Node {
+            uid: self.identity.uid.clone(),
+            name: self.identity.name.clone(),
             version: env!("CARGO_PKG_VERSION").into(),
             num_clients: total(Metric::ConnectionsOpen),
             num_users: total(Metric::UsersOnline),
@@ -96,8 +104,37 @@ impl Start for InfoRequest {
             num_channels: total(Metric::ChannelsOwned),
             uptime: uptime as u64,
             process: Process { cpu, rss: number(process::resident_bytes()) as u64 },
-        };
-        at_once(Ok(InfoResult { nodes: vec![node] }))
+            age_ms: 0,
+        }
+    }
+
+    /// What this node tells others of itself; they show it when they are asked.
+    pub(in crate::control) fn description(&self) -> Vec<u8> {
+        // It is texts and numbers, which can be written.
+        serde_json::to_vec(&self.node()).unwrap_or_default()
+    }
+}
+
+impl Start for InfoRequest {
+    type Result = InfoResult;
+
+    fn start(self, asking: &Asking<'_>) -> Work<InfoResult> {
+        let mut info = InfoResult { nodes: vec![asking.plane.node()], missing: Vec::new(), engine_unreachable: false };
+        let Some(fleet) = asking.plane.fleet.clone() else { return at_once(Ok(info)) };
+        Box::pin(async move {
+            let others = fleet.others().await;
+            info.engine_unreachable = others.is_none();
+            let mut nodes = Vec::new();
+            for other in others.into_iter().flatten() {
+                match serde_json::from_slice(&other.body) {
+                    Ok(node) => nodes.push(Node { age_ms: other.age_ms, ..node }),
+                    Err(_) => info.missing.push(name_of(&other)),
+                }
+            }
+            nodes.sort_by(|a: &Node, b| a.name.cmp(&b.name));
+            info.nodes.append(&mut nodes);
+            Ok(info)
+        })
     }
 }
 

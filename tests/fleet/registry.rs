@@ -1,0 +1,114 @@
+//! What any node of a fleet knows of all of them.
+//!
+//! Set-up: three nodes on one Redis, clients at each. Claims: `info` at any node lists the living ones, with their numbers;
+//! `channels` sums their subscribers; a node that hangs is named as missing and not counted, a killed one is forgotten with its
+//! lease, and without the engine a node answers for itself and says so.
+
+use std::time::{Duration, Instant};
+
+use ringway_tests::fleet::{Engine, Node, NodeOptions, RedisServer, Workspace};
+use serde_json::{Value, json};
+
+use super::clients::{Client, api};
+use super::turn;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const LEASE: &str = "backplane.lease_ms=4000";
+/// With presence.
+const ROOM: &str = "room";
+
+/// Asks until the answer is as it should be: what other nodes say of themselves is some seconds old.
+#[track_caller]
+fn until(what: &str, mut holds: impl FnMut() -> Result<(), Value>) {
+    let end = Instant::now() + PATIENCE;
+    while let Err(seen) = holds() {
+        assert!(Instant::now() < end, "{what}: {seen}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Names and connections in the answer of `info`, by name.
+fn nodes(info: &Value) -> Vec<(String, u64)> {
+    let all = info["nodes"].as_array().expect("nodes");
+    let mut nodes: Vec<_> = all
+        .iter()
+        .map(|node| {
+            (node["name"].as_str().expect("a name").to_owned(), node["num_clients"].as_u64().expect("a number"))
+        })
+        .collect();
+    nodes.sort();
+    nodes
+}
+
+fn named(names: &[(&str, u64)]) -> Vec<(String, u64)> {
+    names.iter().map(|(name, clients)| ((*name).to_owned(), *clients)).collect()
+}
+
+#[track_caller]
+fn until_info(node: &Node, expected: &[(&str, u64)]) {
+    until("info", || {
+        let info = api(node, "info", &json!({}));
+        if nodes(&info) == named(expected) { Ok(()) } else { Err(info) }
+    });
+}
+
+fn in_room(node: &Node) -> (u64, Value) {
+    let listed = api(node, "channels", &json!({ "pattern": "ro?m" }));
+    (listed["channels"][ROOM]["num_clients"].as_u64().unwrap_or(0), listed)
+}
+
+#[test]
+fn info_and_channels_are_those_of_all_nodes() {
+    let _turn = turn();
+    let workspace = Workspace::new("registry");
+    let redis = RedisServer::start(&workspace, Engine::Redis, "redis", &[]);
+    let options = NodeOptions::on("single", &[redis.address]).with(&[LEASE, "limits.nodes_wait_ms=1000"]);
+    let mut fleet: Vec<Node> = (1..=3).map(|n| Node::start(&workspace, &format!("n{n}"), &options)).collect();
+    let mut clients = Vec::new();
+    for (place, node) in fleet.iter().enumerate() {
+        for number in 0..=place {
+            let (mut client, _) = Client::connect(node.client, &format!("user-{place}-{number}"));
+            client.subscribe(ROOM);
+            clients.push(client);
+        }
+    }
+    for node in &fleet {
+        until_info(node, &[("n1", 1), ("n2", 2), ("n3", 3)]);
+        let info = api(node, "info", &json!({}));
+        assert_eq!((&info["nodes"][0]["name"], &info["nodes"][0]["age_ms"]), (&json!(node.name), &json!(0)), "{info}");
+        for node in info["nodes"].as_array().expect("nodes") {
+            // With --dev every user has a personal channel too.
+            assert_eq!(node["num_subs"].as_u64(), node["num_clients"].as_u64().map(|clients| 2 * clients), "{info}");
+            assert!(node["uid"].as_str().is_some_and(|uid| uid.len() == 16) && node["version"].is_string(), "{info}");
+        }
+        let (counted, listed) = in_room(node);
+        assert_eq!(counted, 6, "{listed}");
+        assert!(listed.get("missing").is_none() && listed.get("engine_unreachable").is_none(), "{listed}");
+    }
+
+    fleet[2].freeze();
+    let (counted, listed) = in_room(&fleet[0]);
+    assert_eq!((counted, &listed["missing"]), (3, &json!(["n3"])), "{listed}");
+    assert!(fleet[0].metrics().sum("ringway_backplane_nodes_missing_total", &[]) >= 1);
+    until_info(&fleet[0], &[("n1", 1), ("n2", 2)]);
+    fleet[2].thaw();
+    until_info(&fleet[0], &[("n1", 1), ("n2", 2), ("n3", 3)]);
+    until("channels", || {
+        let (counted, listed) = in_room(&fleet[1]);
+        if counted == 6 && listed.get("missing").is_none() { Ok(()) } else { Err(listed) }
+    });
+
+    fleet[1].kill();
+    until_info(&fleet[0], &[("n1", 1), ("n3", 3)]);
+    let (counted, listed) = in_room(&fleet[0]);
+    assert!(counted == 4 && listed.get("missing").is_none(), "{listed}");
+
+    redis.freeze();
+    let info = api(&fleet[0], "info", &json!({}));
+    assert_eq!((nodes(&info), &info["engine_unreachable"]), (named(&[("n1", 1)]), &json!(true)), "{info}");
+    let (counted, listed) = in_room(&fleet[0]);
+    assert_eq!((counted, &listed["engine_unreachable"]), (1, &json!(true)), "{listed}");
+    assert!(fleet[0].metrics().sum("ringway_backplane_nodes_unknown_total", &[]) >= 2);
+    redis.thaw();
+    until_info(&fleet[0], &[("n1", 1), ("n3", 3)]);
+}
