@@ -75,9 +75,19 @@ impl Hop {
                 });
                 let lanes = Lanes::new(&shared, core, spill_bytes_max, batch_messages_max, metrics);
                 let mut relay = Relay { backplane, lanes, asked: Asked::default(), events: Vec::new() };
-                relay.run(&own, &stopped).await?;
-                relay.backplane.stop().await;
-                Ok(())
+                // A task among those of the sessions: what these wake here would otherwise wait for a look at all descriptors.
+                let running = tokio::spawn(async move {
+                    relay.run(&own, &stopped).await?;
+                    relay.backplane.stop().await;
+                    Ok(())
+                });
+                match running.await {
+                    Ok(result) => result,
+                    Err(error) => match error.try_into_panic() {
+                        Ok(panic) => std::panic::resume_unwind(panic),
+                        Err(error) => Err(io::Error::other(error)),
+                    },
+                }
             })
         };
         let thread = sys_thread::spawn_named("backplane-0", body)?;
@@ -133,8 +143,14 @@ impl<B: Backplane> Relay<B> {
             reason = "its successor is unsafe to call; the inbox owns its descriptor as long as it lives"
         )]
         let bell = AsyncFd::new(Bell(Arc::clone(inbox)))?;
+        let mut rang = true;
         while !stop.load(Ordering::Acquire) {
-            inbox.awake();
+            // Woken by something else the bell has mostly not rung, and to ask it is a system call. If it has, it ends the next
+            // sleep, which nobody has to announce again.
+            if rang {
+                inbox.awake();
+            }
+            rang = true;
             let more = self.take_requests(inbox);
             let polled = self.poll_once().await;
             self.lanes.send();
@@ -144,11 +160,17 @@ impl<B: Backplane> Relay<B> {
                 continue;
             }
             let retry = Duration::from_millis(RETRY_MS);
-            tokio::select! {
-                guard = bell.readable() => guard?.clear_ready(),
-                () = poll_fn(|context| self.backplane.poll(context, &mut self.events)) => self.take_events(),
-                () = tokio::time::sleep(retry), if self.lanes.wait() => {}
-            }
+            rang = tokio::select! {
+                guard = bell.readable() => {
+                    guard?.clear_ready();
+                    true
+                }
+                () = poll_fn(|context| self.backplane.poll(context, &mut self.events)) => {
+                    self.take_events();
+                    false
+                }
+                () = tokio::time::sleep(retry), if self.lanes.wait() => false,
+            };
         }
         Ok(())
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use redis::{Cmd, Value, ValueCodec, cmd};
-use tokio::io::Interest;
+use tokio::io::{AsyncReadExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio_util::codec::Decoder as _;
 
@@ -96,10 +96,18 @@ impl Link {
     /// The connection has ended.
     pub(super) async fn drive(&mut self) -> Result<(), Reason> {
         loop {
-            let writes = self.written < self.write.len();
-            let interest = if writes { Interest::READABLE | Interest::WRITABLE } else { Interest::READABLE };
+            if self.written == self.write.len() {
+                // Knows by a part of its room that there is no more, and does not ask the kernel once more.
+                self.read.reserve(READ_BYTES);
+                return match self.stream.read_buf(&mut self.read).await {
+                    Ok(0) => Err("the server has closed the connection".into()),
+                    Ok(_) => Ok(()),
+                    Err(error) => Err(error.to_string()),
+                };
+            }
+            let interest = Interest::READABLE | Interest::WRITABLE;
             let ready = self.stream.ready(interest).await.map_err(|error| error.to_string())?;
-            if ready.is_writable() && writes {
+            if ready.is_writable() {
                 self.write_some()?;
             }
             if ready.is_readable() {
@@ -111,7 +119,7 @@ impl Link {
                     Err(error) => return Err(error.to_string()),
                 }
             }
-            if writes && self.written == self.write.len() {
+            if self.written == self.write.len() {
                 return Ok(());
             }
         }
