@@ -20,6 +20,9 @@
 #   make bench-two-million      the same with two million (16 GiB of the kernel's)
 #   make bench-tuning           what each setting of tuning/99-ringway.conf does (root)
 #   make bench-rolling          three nodes on Redis behind HAProxy, 20,000 clients: all nodes restarted ten times under load
+#   make bench-crossing         messages across the engine per publish, with up to 8 nodes: fails when a count is wrong
+#   make bench-relay            publications from node to node at fixed rates, beside one node alone and a Centrifugo-style script
+#   make bench-fleet-memory     a million channels with one subscriber each over two nodes: memory of node and engine per channel
 #   make bench-memory           connections come and leave ten times, and receive 64 KiB once: memory after each
 #   make instructions           counts instructions of the hot paths; fails above their ceilings (part of make test)
 SHELL := /bin/bash
@@ -34,7 +37,7 @@ FUZZ_TARGETS ?= $(basename $(notdir $(wildcard tests/fuzz/fuzz_targets/*.rs)))
 FUZZ_SECONDS ?= 60
 SCRIPTS = .ci/run $(shell find tests bench src tuning -name '*.sh' -not -path '*/node_modules/*' -not -path '*/.venv/*' -not -path '*/target/*' 2>/dev/null)
 
-.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 sim-fleet under-fire bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory bench-ingest bench-backplane bench-rolling clean
+.PHONY: help run test tools sdk fmt lint binary unit loom scripts fuzz miri deny million-publications cut-200 sim-fleet under-fire bench bench-micro bench-fanout bench-presence bench-deflate bench-direct bench-cores bench-million bench-two-million bench-tuning bench-storm bench-latency bench-all instructions bench-memory bench-ingest bench-backplane bench-rolling bench-crossing bench-relay bench-fleet-memory clean
 
 help:
 	@sed -n 's/^#   //p' Makefile
@@ -163,6 +166,15 @@ under-fire: tools sdk binary
 
 bench-rolling: tools
 	bench/rolling.sh
+
+bench-crossing: tools
+	bench/crossing.sh
+
+bench-relay: tools
+	bench/relay.sh
+
+bench-fleet-memory: tools
+	bench/fleet_memory.sh
 
 # The publish script at Redis and Valkey, and the engine's memory per channel.
 bench-backplane: sdk

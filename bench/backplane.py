@@ -33,6 +33,38 @@ redis.call('PUBLISH', 'plain:1', ARGV[14])
 return n
 """
 
+# Engine work in the style of Centrifugo: a hash that counts, a stream of exact length, both with a time to live, a result kept
+# under the publication's key, one PUBLISH to whoever has subscribed to the channel.
+# KEYS: 1 hash, 2 stream, 3 result of the key (if there is one). ARGV: 1 payload, 2 publications kept, 3 for how long in s,
+# 4 channel, 5 life of the hash in s, 6 epoch if there is none, 7 life of the key's result in s.
+STYLE = """#!lua
+if KEYS[3] then
+    local was = redis.call('HMGET', KEYS[3], 'e', 's')
+    if was[1] then
+        return { was[2], was[1], '1' }
+    end
+end
+local epoch = redis.call('HGET', KEYS[1], 'e')
+if not epoch then
+    epoch = ARGV[6]
+    redis.call('HSET', KEYS[1], 'e', epoch)
+end
+local top = redis.call('HINCRBY', KEYS[1], 's', 1)
+redis.call('EXPIRE', KEYS[1], ARGV[5])
+if top == 1 then
+    redis.call('DEL', KEYS[2])
+end
+redis.call('XADD', KEYS[2], 'MAXLEN', '=', ARGV[2], top .. '-0', 'd', ARGV[1])
+redis.call('EXPIRE', KEYS[2], ARGV[3])
+redis.call('PUBLISH', ARGV[4], '__p1:' .. top .. ':' .. epoch .. '__' .. ARGV[1])
+if KEYS[3] then
+    redis.call('HSET', KEYS[3], 'e', epoch, 's', top)
+    redis.call('EXPIRE', KEYS[3], ARGV[7])
+end
+return { top, epoch, '0' }
+"""
+WRITER = 7  # of the batches; any
+
 
 def script(name):
     parts = {"publish": ["position", "spread", "publish"], "follow": ["position", "kept", "follow"]}[name]
@@ -120,6 +152,19 @@ class Engine:
             reader.close()
 
 
+def publish_command(sha, keys, channel, payload, batch, number, kept, above):
+    """A call of the program's publish script with `batch` equal publications; `keys` are hash, stream, interest set."""
+    tail = f"{len(channel)}" + f" {len(payload)}" * batch + f"\n{channel}"
+    return packed("EVALSHA", sha, len(keys), *keys, "abcdefabcdef", 0, "1k.1", 604_800_000, "p1", f"{WRITER:08x}{number:012x}",
+                  kept, 600_000, 300_000, "ringway:{b}i", "ringway:{b}b", above, tail, *[payload] * batch)
+
+
+def style_command(sha, channel, payload, kept, key=None):
+    """A call of the script in Centrifugo's style."""
+    keys = [f"style:meta:{channel}", f"style:stream:{channel}"] + ([f"style:result:{channel}:{key}"] if key else [])
+    return packed("EVALSHA", sha, len(keys), *keys, payload, kept, 600, f"style:{channel}", 604_800, "abcdefgh", 300)
+
+
 class Drain:
     """Reads all subscribers on a thread of its own."""
 
@@ -144,13 +189,17 @@ class Bench:
         client = engine.client
         self.publish = client.ask("SCRIPT", "LOAD", script("publish"))
         self.follow = client.ask("SCRIPT", "LOAD", script("follow"))
-        self.empty, self.plain = [client.ask("SCRIPT", "LOAD", text) for text in (EMPTY, PLAIN)]
+        self.empty, self.plain, self.style = [client.ask("SCRIPT", "LOAD", text) for text in (EMPTY, PLAIN, STYLE)]
         self.number = 0
         for node in range(1, 9):
             reader = engine.subscribe("SSUBSCRIBE", ["ringway:{b}i%d" % (1000 + node), "ringway:{b}b"])
             drain.selector.register(reader.socket, selectors.EVENT_READ)
             plain = engine.subscribe("SUBSCRIBE", [f"plain:{k}" for k in (1, 3, 8) if node <= k])
             drain.selector.register(plain.socket, selectors.EVENT_READ)
+            # A node of Centrifugo subscribes to each channel.
+            channels = [f"style:k{k}:{n}" for k in (1, 3, 8) if node <= k for n in range(scenario["channels"])]
+            style = engine.subscribe("SUBSCRIBE", channels)
+            drain.selector.register(style.socket, selectors.EVENT_READ)
 
     def keys(self, channel):
         return [f"ringway:{{b}}{letter}{channel}" for letter in "msn"]
@@ -161,10 +210,12 @@ class Bench:
         keys = self.keys(channel)
         if key:
             keys.append(f"ringway:{{b}}k{len(channel)}:{channel}:{self.number}")
-        tail = f"{len(channel)}" + f" {len(payload)}" * batch + f"\n{channel}"
-        return packed("EVALSHA", sha or self.publish, len(keys), *keys, "abcdefabcdef", 0, "1k.1", 604_800_000, "p1",
-                      f"7:{self.number}", history, 600_000, 300_000, "ringway:{b}i", "ringway:{b}b", above, tail,
-                      *[payload] * batch)
+        return publish_command(sha or self.publish, keys, channel, payload, batch, self.number, history, above)
+
+    def style_command(self, channel, key):
+        self.number += 1
+        payload = b"x" * self.scenario["payload_bytes"]
+        return style_command(self.style, channel, payload, self.scenario["history_size"], self.number if key else None)
 
     def follow_command(self, channel, generation):
         return packed("EVALSHA", self.follow, 3, *self.keys(channel), "abcdefabcdef", 0, "1k.1", 604_800_000, generation,
@@ -187,8 +238,11 @@ class Bench:
 
         yield scripted("a script that does nothing", "none", sha=self.empty)
         yield scripted("a script that only numbers, keeps and publishes to 1", "plain", sha=self.plain)
+        for k, key in ((1, False), (3, False), (8, False), (1, True)):
+            name = f"Centrifugo-style script, {k} node{'s' if k > 1 else ''}{', key' if key else ''}"
+            yield name, lambda k=k, key=key: [self.style_command(f"k{k}:{n % channels}", key) for n in range(count)], 1
         for k in (0, 1, 3, 8):
-            yield scripted(f"script, {k} nodes", k)
+            yield scripted(f"script, {k} node{'' if k == 1 else 's'}", k)
         yield scripted("script, 8 nodes, one bucket publish", 8, above=2)
         yield scripted("script, 1 node, key", 1, key=True)
         yield scripted("script, 1 node, nothing kept", 1, kept=0)

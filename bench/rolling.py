@@ -7,9 +7,10 @@ In: bench/scenarios/rolling.toml, the built programs, redis-server, haproxy with
 Rules: each node is ended with SIGTERM, which drains it, and started again on its ports when it has ended; the next one
 follows when every client is connected with every subscription again. What was lost, doubled, out of order or announced is
 counted by the load generator, across reconnects, per client and channel (each channel has one writer). Connects per second
-are those that each node accepted, from its own counter, in the fullest window of one second; beside it the load
-generator's count over all nodes. --kill ends nodes with SIGKILL instead. --no-backplane leaves each node on its own: then loss
-must be announced, which shows that the checker sees it.
+are those that each node admitted, from its own counter, in the fullest window of one second; beside it the load
+generator's count over all nodes. --kill ends nodes with SIGKILL instead. --failover leaves the nodes alone and kills the
+engine's primary, as often; Sentinels promote a replica, and what is lost must be announced. --no-backplane leaves each node on
+its own: then too loss must be announced, which shows that the checker sees it.
 """
 import argparse
 import json
@@ -18,7 +19,6 @@ import pathlib
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -26,113 +26,65 @@ import threading
 import time
 import urllib.request
 
+import fleet
 import running
+from fleet import Process, listens, low_port
 from running import BENCH, ROOT
 
+UPGRADES = r"^ringway_upgrades_total(?:{[^}]*})? (\S+)$"
+REFUSED = r"^ringway_handshakes_refused_total{[^}]*reason=\"rate\"[^}]*} (\S+)$"
+LIMITS = ("upgrades_per_s_max", "drain_rate_per_s", "drain_grace_ms", "drain_deadline_ms")
 SAMPLE_S = 0.1  # between two readings of a node's counter; nodes publish theirs ten times a second
-LOW_PORT = 10_000
 
 
-def low_port(taken=set()):
-    """A free port below those of outgoing connections: a node comes back to it while clients connect from everywhere."""
-    below = int(pathlib.Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    span = below - LOW_PORT
-    for step in range(span):
-        port = LOW_PORT + (os.getpid() * 7919 + step) % span
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-        if port not in taken:
-            taken.add(port)
-            return port
-    sys.exit("no port is free")
+class Counter:
+    """One counter of a node over its restarts, by time."""
+
+    def __init__(self, row):
+        self.row, self.points, self.base, self.last = re.compile(row, re.M), [], 0, 0
+
+    def read(self, metrics):
+        count = sum(float(value) for value in self.row.findall(metrics))
+        if count < self.last:  # it began anew
+            self.base += self.last
+        self.last = count
+        self.points.append((time.monotonic(), self.base + count))
+
+    def total(self):
+        return int(self.base + self.last)
+
+    def fullest_second(self, since):
+        """The steepest rise per second over windows of a second, or what is a little longer between two readings."""
+        points = [point for point in self.points if point[0] >= since]
+        best, first = 0.0, 0
+        for now, count in points:
+            while first + 1 < len(points) and now - points[first + 1][0] >= 1.0:
+                first += 1
+            if now - points[first][0] >= 1.0:
+                best = max(best, (count - points[first][1]) / (now - points[first][0]))
+        return round(best)
 
 
-class Process:
-    """A child with a log file; ended by its pid."""
+class Counted(fleet.Node):
+    """One gateway, and how many clients it admits."""
 
-    def __init__(self, folder, name, command):
-        self.name, self.command, self.log = name, [str(part) for part in command], folder / f"{name}.log"
-        self.start()
-
-    def start(self):
-        with self.log.open("a") as log:
-            self.child = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-
-    def until(self, what, condition, within=running.READY_S):
-        end = time.monotonic() + within
-        while not condition():
-            if self.child.poll() is not None or time.monotonic() > end:
-                sys.exit(f"{self.name}: not {what} within {within} s\n{self.log.read_text()[-3000:]}")
-            time.sleep(0.02)
-
-    def end(self, how=signal.SIGTERM, within=120):
-        if self.child.poll() is None:
-            self.child.send_signal(how)
-        try:
-            return self.child.wait(within)
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
-            sys.exit(f"{self.name}: did not end within {within} s\n{self.log.read_text()[-3000:]}")
-
-
-def listens(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-class Node:
-    """One gateway, and how many connections it accepts."""
-
-    def __init__(self, folder, name, scenario, redis_port):
-        self.name, self.ports = name, {key: low_port() for key in ("client", "control", "ingest")}
-        text = (BENCH / "scenarios" / "rolling-ringway.toml").read_text()
-        head = f"shards = {scenario['shards']}\n"
-        head += "".join(f"[{key}]\nlisten = \"127.0.0.1:{port}\"\n" for key, port in self.ports.items() if key != "control")
-        text = text.replace("[control]\n", f"[control]\nlisten = \"127.0.0.1:{self.ports['control']}\"\n")
-        if redis_port:
-            head += (f"[node]\nname = \"{name}\"\n[backplane]\nengine = \"redis\"\nmode = \"single\"\n"
-                     f"addresses = [\"127.0.0.1:{redis_port}\"]\n")
-        head += "[limits]\n" + "".join(f"{key} = {scenario[key]}\n"
-                                       for key in ("drain_rate_per_s", "drain_grace_ms", "drain_deadline_ms"))
-        file = folder / f"{name}.toml"
-        file.write_text(head + text)
-        self.accepted, self.base, self.last = [], 0, 0
-        self.process = Process(folder, name, [running.programs() / "ringway", "--dev", "--config", file])
-        self.wait_ready(1)
-
-    def wait_ready(self, times):
-        self.process.until("ready", lambda: self.process.log.read_text().count("ringway ready ") >= times)
-        self.times = times
-
-    def restart(self):
-        self.process.start()
-        self.wait_ready(self.times + 1)
+    def __init__(self, folder, name, scenario, engine, durability):
+        self.admitted, self.refused = Counter(UPGRADES), Counter(REFUSED)
+        settings = {"": {"shards": scenario["shards"]}, "limits": {key: scenario[key] for key in LIMITS},
+                    "[namespaces]": {"durability": f'"{durability}"'}}
+        if engine:
+            settings |= {"node": {"name": f'"{name}"'}, "backplane": engine}
+        super().__init__(folder, name, "rolling-ringway.toml", settings)
 
     def sample(self):
-        """One reading of how many connections this name has ever accepted; none while it is down."""
+        """One reading of how many upgrades this name has ever admitted and refused; none while it is down."""
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['control']}/metrics", timeout=5) as page:
                 text = page.read().decode()
         except OSError:
             return
-        count = sum(float(value) for value in re.findall(r"^ringway_connections_accepted_total\S* (\S+)$", text, re.M))
-        if count < self.last:  # it began anew
-            self.base += self.last
-        self.last = count
-        self.accepted.append((time.monotonic(), self.base + count))
-
-    def fullest_second(self, since):
-        points = [point for point in self.accepted if point[0] >= since]
-        best, first = 0, 0
-        for now, count in points:
-            while now - points[first][0] > 1.0 + SAMPLE_S:
-                first += 1
-            best = max(best, count - points[first][1])
-        return best
+        for counter in (self.admitted, self.refused):
+            counter.read(text)
 
 
 def balancer(folder, scenario, nodes):
@@ -172,7 +124,7 @@ class Load:
                    "--settle-s", scenario["whole_timeout_s"],
                    *[part for name in ("written_by_clients", "rate_per_channel", "payload_bytes", "connect_rate",
                                        "backoff_min_ms", "backoff_max_ms", "workers", "publishers") for part in option(name)],
-                   *(["--allow-announced"] if arguments.no_backplane else [])]
+                   *(["--allow-announced"] if arguments.no_backplane or arguments.failover else [])]
         self.child = subprocess.Popen([str(part) for part in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                       stderr=self.log, text=True)
         threading.Thread(target=self.follow, daemon=True).start()
@@ -214,16 +166,16 @@ def run(scenario, arguments):
     with tempfile.TemporaryDirectory(prefix="ringway-rolling-") as name:
         folder, processes, nodes, load, over = pathlib.Path(name), [], [], None, threading.Event()
         try:
-            redis_port = None
-            if not arguments.no_backplane:
-                redis_port = low_port()
-                redis = Process(folder, "redis", ["redis-server", "--port", redis_port, "--bind", "127.0.0.1", "--save", "",
-                                                  "--dir", folder, "--stream-node-max-bytes", "512",
-                                                  "--client-output-buffer-limit", "pubsub 512mb 256mb 60"])
+            engine = sentinels = None
+            if arguments.failover:
+                sentinels = fleet.Failover(folder, processes)
+                engine = sentinels.settings()
+            elif not arguments.no_backplane:
+                redis, redis_port = fleet.redis(folder)
                 processes.append(redis)
-                redis.until("listening", lambda: listens(redis_port))
+                engine = {"engine": '"redis"', "mode": '"single"', "addresses": f'["127.0.0.1:{redis_port}"]'}
             for number in range(scenario["nodes"]):
-                nodes.append(Node(folder, f"n{number + 1}", scenario, redis_port))
+                nodes.append(Counted(folder, f"n{number + 1}", scenario, engine, arguments.durability))
             haproxies, port = balancer(folder, scenario, nodes)
             processes += haproxies
             load = Load(folder, scenario, port, nodes, arguments)
@@ -239,22 +191,28 @@ def run(scenario, arguments):
             time.sleep(scenario["rest_s"])
             loaded, drains = time.monotonic(), []
             for round_number in range(arguments.rounds or scenario["rounds"]):
-                for node in nodes:
+                for node in [None] if sentinels else nodes:
                     start = time.monotonic()
-                    node.process.end(signal.SIGKILL if arguments.kill else signal.SIGTERM)
+                    if sentinels:
+                        sentinels.fail_over()
+                    else:
+                        node.process.end(signal.SIGKILL if arguments.kill else signal.SIGTERM)
                     gone = time.monotonic()
-                    node.restart()
+                    if sentinels:
+                        sentinels.until_whole()
+                    else:
+                        node.restart()
                     load.whole(scenario["clients"], scenario["whole_timeout_s"])
-                    drains.append({"round": round_number + 1, "node": node.name, "drain_s": round(gone - start, 2),
+                    drains.append({"round": round_number + 1, "node": node.name if node else "engine", "gone_s": round(gone - start, 2),
                                    "whole_again_s": round(time.monotonic() - gone, 2)})
                     time.sleep(scenario["rest_s"])
-                print(f"round {round_number + 1}: drained in {', '.join(str(one['drain_s']) for one in drains[-len(nodes):])} s"
-                      f"  {load.state}", file=sys.stderr, flush=True)
+                print(f"round {round_number + 1}: {drains[-len(nodes):]} {load.state}", file=sys.stderr, flush=True)
             result = load.finish(scenario["whole_timeout_s"] * 3)
             over.set()
             watcher.join()
             result["drains"] = drains
-            result["accepted_per_s_max"] = {node.name: int(node.fullest_second(loaded)) for node in nodes}
+            result["admitted_per_s_max"] = {node.name: node.admitted.fullest_second(loaded) for node in nodes}
+            result["refused_for_the_rate"] = {node.name: node.refused.total() for node in nodes}
             result["restarts"] = len(drains)
             result["exit"] = load.child.returncode
             ticks = (time.monotonic() - began) * os.sysconf("SC_CLK_TCK") * os.cpu_count()
@@ -278,17 +236,19 @@ def table(results, scenario, arguments):
              "| --- |" + " ---: |" * len(results)]
     row = lambda text, of: lines.append(f"| {text} | " + " | ".join(str(of(one)) for one in results) + " |")
     ms = lambda name, quantile: lambda one: f"{one[name][quantile] / 1e3:,.0f}" if name in one else "–"
-    row("restarts", lambda one: one["restarts"])
+    row("failovers" if arguments.failover else "restarts", lambda one: one["restarts"])
     row("deliveries", lambda one: f"{one['deliveries']['received']:,}")
     row("of them recovered", lambda one: f"{one['deliveries']['recovered']:,}")
-    for name in ("lost", "duplicates", "disordered", "wrong_offsets", "wrong_epochs", "announced", "unrecovered"):
+    for name in ("lost", "duplicates", "disordered", "wrong_offsets", "wrong_epochs", "announced", "announced_repeats", "unrecovered"):
         row(f"**{name.replace('_', ' ')}**", lambda one, name=name: f"**{one['deliveries'][name]:,}**")
     row("connections lost", lambda one: f"{one['connections_lost']:,}")
     row("of them closed 3001", lambda one: f"{one['closed_3001']:,}")
     row("refused connects", lambda one: f"{one['refused_connects']:,}")
-    row("accepted per second by one node, fullest second", lambda one: max(one["accepted_per_s_max"].values()))
+    row("admitted per second by one node, fullest second", lambda one: f"{max(one['admitted_per_s_max'].values()):,}")
+    row("configured: upgrades that a node admits per second", lambda one: f"{scenario['upgrades_per_s_max']:,}")
+    row("upgrades refused for that (503; tried at the next node, or again)", lambda one: f"{sum(one['refused_for_the_rate'].values()):,}")
     row("reconnected per second over all nodes, fullest second", lambda one: one["reconnected_per_s_max"])
-    row("configured: clients that leave a node per second", lambda one: scenario["drain_rate_per_s"])
+    row("configured: clients that leave a node per second", lambda one: f"{scenario['drain_rate_per_s']:,}")
     for quantile in ("p50_us", "p99_us", "max_us"):
         row(f"longest time of a client without a message, {quantile[:-3]}, ms", ms("silence", quantile))
     for quantile in ("p50_us", "p99_us", "max_us"):
@@ -300,7 +260,8 @@ def table(results, scenario, arguments):
     row("published again / acknowledged as duplicates",
         lambda one: f"{one['published_again']:,} / {one['acknowledged_as_duplicate']:,}")
     row("never confirmed to clients that publish", lambda one: one["unconfirmed_publications"])
-    row("slowest drain, s", lambda one: max(drain["drain_s"] for drain in one["drains"]))
+    slowest = "from the kill to another primary, slowest, s" if arguments.failover else "slowest drain, s"
+    row(slowest, lambda one: max(drain["gone_s"] for drain in one["drains"]))
     row("verdict", lambda one: "every delivery right" if one["intact"] else "; ".join(one["problems"]))
     for number, one in enumerate(results):
         for name in ("closes", "refusals", "resubscribes", "refused_subscribes", "refused_publishes", "ingest_refusals",
@@ -308,13 +269,18 @@ def table(results, scenario, arguments):
             if one.get(name):
                 lines += ["", f"Run {number + 1}, {name.replace('_', ' ')}: "
                           + "; ".join(f"{reason} {count:,}" for reason, count in one[name].items()) + "."]
+        if one.get("examples"):
+            lines += ["", f"Run {number + 1}, the first that came again or late: " + "; ".join(one["examples"]) + "."]
     return "\n".join(lines)
 
 
 def page(known, text, scenario, results, arguments):
-    how = "killed (SIGKILL)" if arguments.kill else "restarted (SIGTERM, drained)"
+    how = "nodes killed (SIGKILL) in turn" if arguments.kill else "nodes restarted (SIGTERM, drained) in turn"
     engine = "no backplane: loss is announced" if arguments.no_backplane else "one Redis"
-    return f"""# {scenario['nodes']} nodes {how} in turn under load, {known['date']}
+    if arguments.failover:
+        how = f"nodes while their engine's primary is killed, durability \"{arguments.durability}\","
+        engine = "a Redis primary with two replicas and three Sentinels"
+    return f"""# {scenario['nodes']} {how} under load, {known['date']}
 
 {scenario['nodes']} nodes of {scenario['shards']} shard, {engine}, HAProxy ({scenario['haproxies']} processes, `tuning/haproxy.cfg`) in front,
 {scenario['clients']:,} clients of the SDK protocol (JSON) with two of {scenario['channels']:,} channels each; {scenario['written_by_clients']} channels are
@@ -334,6 +300,8 @@ def main():
     parser.add_argument("--scenario", default="rolling", help="name of a file in bench/scenarios")
     parser.add_argument("--rounds", type=int, default=0, help="instead of the scenario's")
     parser.add_argument("--kill", action="store_true", help="SIGKILL instead of SIGTERM")
+    parser.add_argument("--failover", action="store_true", help="kill the engine's primary instead of nodes")
+    parser.add_argument("--durability", choices=("memory", "fleet"), default="memory", help="fleet: publishes wait for a replica")
     parser.add_argument("--no-backplane", action="store_true", help="each node on its own")
     parser.add_argument("--keep-logs", metavar="FOLDER", help="copies the logs of all processes there")
     running.add_arguments(parser, "rolling")
@@ -347,6 +315,8 @@ def main():
     text = table(results, scenario, arguments)
     print(text)
     name = "rolling-kill" if arguments.kill else "rolling"
+    if arguments.failover:
+        name = "failover-wait" if arguments.durability == "fleet" else "failover"
     if arguments.save:
         running.save(name, known, results, page(known, text, scenario, results, arguments))
     if any(one["exit"] != 0 for one in results):

@@ -60,21 +60,27 @@ pub struct Regime {
 impl Coordinator {
     /// Starts as many workers as the options and the open-file limit ask for.
     pub fn start(common: &Common, clients: &Clients, regime: Regime, run: u16) -> Result<Coordinator, String> {
-        if clients.connections == 0 || clients.channels == 0 || clients.subscriptions == 0 {
-            return Err("--connections, --channels and --subscriptions must be at least 1".to_string());
+        if clients.connections == 0 || clients.channels == 0 {
+            return Err("--connections and --channels must be at least 1".to_string());
         }
         if clients.subscriptions > clients.channels {
             return Err("--subscriptions may not exceed --channels".to_string());
         }
-        let target = Target::parse(&clients.url)?;
+        let targets = Target::parse_all(&clients.url)?;
         let per_worker = net::raise_open_file_limit();
         let count = clients.workers.max(clients.connections.div_ceil(per_worker)).min(clients.connections);
+        // A worker knows one server.
+        let count = count.next_multiple_of(targets.len() as u32);
+        if count > clients.connections {
+            return Err("--connections must be at least one for each --url".to_string());
+        }
         let (sender, notes) = channel();
         let mut workers = Vec::new();
         let mut first = 0u32;
         for index in 0..count {
             let share = |all: u32| all / count + u32::from(index < all % count);
             let connections = share(clients.connections);
+            let target = &targets[index as usize * targets.len() / count as usize];
             let config = WorkerConfig {
                 first_connection: u64::from(first),
                 connections,

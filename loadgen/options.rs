@@ -142,6 +142,7 @@ pub struct Common {
 #[derive(Args, Clone, Debug)]
 pub struct Clients {
     /// Server, as ws://address:port/path; {channel} in the path becomes the number of the connection's first channel.
+    /// Several, separated by commas: all connections are divided among them in the order of their numbers.
     #[arg(long, default_value = "ws://127.0.0.1:8000/connection/websocket")]
     pub url: String,
     /// What the connections speak.
@@ -153,7 +154,8 @@ pub struct Clients {
     /// Channels in all.
     #[arg(long, short = 'm', default_value_t = 1)]
     pub channels: u32,
-    /// Subscriptions of each connection; connection i takes channels i*s, i*s+1, ... modulo the number of channels.
+    /// Subscriptions of each connection; connection i takes channels i*s, i*s+1, ... modulo the number of channels. None
+    /// (0) is for connections that only stand.
     #[arg(long, short = 's', default_value_t = 1)]
     pub subscriptions: u32,
     /// Channel names are this and a number.
@@ -459,6 +461,11 @@ impl Target {
         let address = found.next().ok_or_else(|| format!("--url {url}: no address"))?;
         Ok(Target { address, host: host.to_string(), path: path.to_string() })
     }
+
+    /// Parses urls that are separated by commas.
+    pub fn parse_all(urls: &str) -> Result<Vec<Target>, String> {
+        urls.split(',').map(Target::parse).collect()
+    }
 }
 
 #[cfg(test)]
@@ -474,6 +481,9 @@ mod tests {
         );
         assert_eq!(Target::parse("ws://127.0.0.1:9").expect("no path").path, "/");
         assert!(Target::parse("http://127.0.0.1/").is_err());
+        let targets = Target::parse_all("ws://127.0.0.1:9/a,ws://127.0.0.1:10/b").expect("two good urls");
+        assert_eq!(targets.iter().map(|target| target.address.port()).collect::<Vec<_>>(), [9, 10]);
+        assert!(Target::parse_all("ws://127.0.0.1:9,").is_err());
     }
 
     #[test]

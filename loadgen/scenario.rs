@@ -13,6 +13,7 @@ mod memory;
 mod presence;
 mod rounds;
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -25,7 +26,7 @@ use crate::options::{Clients, Command, Common, ConnectOptions, EchoOptions, Fano
 use crate::payload::{PayloadForm, PayloadTemplate};
 use crate::publisher::Publisher;
 use crate::report::Report;
-use crate::server_cost::Cost;
+use crate::server_cost::{Cost, threads_run_ns};
 use memory::MemoryLog;
 
 /// Nap of readers when none is given, in microseconds.
@@ -63,12 +64,14 @@ fn run_number() -> u16 {
 
 struct Window {
     before: Cost,
+    threads_before: BTreeMap<String, u64>,
     begun: Instant,
 }
 
 impl Window {
     fn begin(common: &Common) -> Result<Window, String> {
-        Ok(Window { before: Cost::read(&common.server_pid)?, begun: Instant::now() })
+        let (before, threads_before) = (Cost::read(&common.server_pid)?, threads_run_ns(&common.server_pid));
+        Ok(Window { before, threads_before, begun: Instant::now() })
     }
 
     /// Ends the window: its length in s, and rows of what the server used for each of `operations`.
@@ -80,6 +83,11 @@ impl Window {
         }
         let after = Cost::read(&common.server_pid)?;
         let cpu_ns = after.cpu_ns_since(&self.before) as f64;
+        let threads = threads_run_ns(&common.server_pid).into_iter().map(|(thread, run_ns)| {
+            let before_ns = self.threads_before.get(&thread).copied().unwrap_or(0);
+            (thread, run_ns.saturating_sub(before_ns))
+        });
+        report.row("server_threads_ns", json!(threads.collect::<BTreeMap<_, _>>()));
         let operations = operations.max(1) as f64;
         report.number(per, cpu_ns / 1e3 / operations);
         report.number("server_user_us", (after.user_ns - self.before.user_ns) as f64 / 1e3 / operations);
@@ -173,6 +181,9 @@ fn connect(options: &ConnectOptions) -> Result<Report, String> {
 
 fn fanout(options: &FanoutOptions) -> Result<Report, String> {
     let (common, clients, publishing) = (&options.common, &options.clients, &options.publishing);
+    if clients.subscriptions == 0 {
+        return Err("--subscriptions must be at least 1: nobody would receive anything".to_string());
+    }
     let mut report = begin("fanout", common, clients);
     report.row("payload", json!(publishing.payload));
     report.row("payload_bytes", publishing.payload_bytes);

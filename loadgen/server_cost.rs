@@ -5,7 +5,9 @@
 //! CPU is read twice: as run time of all living threads (`schedstat`, exact to the scheduler) and as user and system
 //! time of the whole process (`stat`, in clock ticks, threads that have ended included). On loopback the receiving
 //! socket's TCP work runs inside the sender's send and is charged to the server, for every server alike.
+use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 
 /// Clock ticks per second in /proc/PID/stat: fixed at 100 on every Linux that Rust runs on.
 const TICKS_PER_S: u64 = 100;
@@ -60,7 +62,7 @@ fn read_one(pid: u32) -> Option<Cost> {
     let user_ns = fields.next()?.ok()? * (1_000_000_000 / TICKS_PER_S);
     let system_ns = fields.next()?.ok()? * (1_000_000_000 / TICKS_PER_S);
     Some(Cost {
-        run_ns: threads_run_ns(&format!("/proc/{pid}/task")),
+        run_ns: tasks_run_ns(&format!("/proc/{pid}/task")),
         user_ns,
         system_ns,
         resident_bytes: kilobytes(&format!("/proc/{pid}/status"), "VmRSS:"),
@@ -68,13 +70,28 @@ fn read_one(pid: u32) -> Option<Cost> {
     })
 }
 
-fn threads_run_ns(tasks: &str) -> u64 {
+fn tasks_run_ns(tasks: &str) -> u64 {
     let Ok(entries) = fs::read_dir(tasks) else { return 0 };
-    entries
-        .flatten()
-        .filter_map(|entry| fs::read_to_string(entry.path().join("schedstat")).ok())
-        .filter_map(|line| line.split(' ').next()?.parse::<u64>().ok())
-        .sum()
+    entries.flatten().filter_map(|entry| task_run_ns(&entry.path())).sum()
+}
+
+fn task_run_ns(task: &Path) -> Option<u64> {
+    fs::read_to_string(task.join("schedstat")).ok()?.split(' ').next()?.parse().ok()
+}
+
+/// Run time so far, in ns, by `PID/NAME`, of all living threads of the processes; those of one name are added up.
+pub fn threads_run_ns(pids: &[u32]) -> BTreeMap<String, u64> {
+    let mut found = BTreeMap::new();
+    for pid in pids {
+        let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
+        for task in entries.flatten().map(|entry| entry.path()) {
+            let (Ok(name), Some(run_ns)) = (fs::read_to_string(task.join("comm")), task_run_ns(&task)) else {
+                continue;
+            };
+            *found.entry(format!("{pid}/{}", name.trim_end())).or_default() += run_ns;
+        }
+    }
+    found
 }
 
 fn kilobytes(path: &str, key: &str) -> u64 {
@@ -85,7 +102,7 @@ fn kilobytes(path: &str, key: &str) -> u64 {
 
 /// CPU of this process so far, in ns.
 pub fn own_cpu_ns() -> u64 {
-    threads_run_ns("/proc/self/task")
+    tasks_run_ns("/proc/self/task")
 }
 
 /// What the kernel of this machine holds in small objects, sockets among them, in bytes (`Slab` of `proc_meminfo(5)`).
@@ -115,5 +132,8 @@ mod tests {
         }
         assert!(before.resident_bytes > 0 && own_resident_bytes() > 0, "{sum}");
         assert!(Cost::read(&[u32::MAX]).is_err());
+        let threads = threads_run_ns(&[pid]);
+        assert!(threads.keys().all(|name| name.starts_with(&format!("{pid}/"))), "{threads:?}");
+        assert!(threads.values().sum::<u64>() > 0, "{threads:?}");
     }
 }

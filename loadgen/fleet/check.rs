@@ -24,6 +24,8 @@ const HOLES_MAX: usize = 1_000_000;
 /// Announced gaps that one worker remembers. Over: counted in [`Counts::not_remembered`]; a number that its writer never
 /// had confirmed may then count as lost.
 const ANNOUNCED_MAX: usize = 1_000_000;
+/// Wrong deliveries of one worker that are told one by one. Over: only counted.
+pub const EXAMPLES_MAX: usize = 8;
 
 /// What came, and what was wrong with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +40,7 @@ pub struct Counts {
     pub missing_at_end: u64,
     /// Publications that did not come, behind `recovered:false`.
     pub announced: u64,
-    /// Deliveries that came again behind `recovered:false`.
+    /// Deliveries that came again behind `recovered:false`: what the engine had lost and got once more.
     pub announced_repeats: u64,
     /// Deliveries that had come before.
     pub duplicates: u64,
@@ -112,6 +114,8 @@ struct Place {
     next: u32,
     /// The server has said that something may be missing, and nothing has come since.
     announced: bool,
+    /// It has ever said so.
+    unrecovered: bool,
 }
 
 /// A server's answer to a subscribe.
@@ -155,6 +159,9 @@ pub struct PositionChecker {
     /// (subscription, number) that came behind a later one.
     late: Vec<(u32, u32)>,
     counts: Counts,
+    /// (subscription, number) that came again, somewhere behind an announcement.
+    again: Vec<(u32, u32)>,
+    examples: Vec<String>,
 }
 
 impl PositionChecker {
@@ -171,6 +178,8 @@ impl PositionChecker {
             announced: Vec::new(),
             late: Vec::new(),
             counts: Counts::default(),
+            again: Vec::new(),
+            examples: Vec::new(),
         }
     }
 
@@ -205,7 +214,8 @@ impl PositionChecker {
             place.epoch = epoch;
         } else {
             self.counts.unrecovered += 1;
-            (place.epoch, place.offset, place.announced) = (epoch, answer.offset, true);
+            (place.epoch, place.offset) = (epoch, answer.offset);
+            (place.announced, place.unrecovered) = (true, true);
         }
     }
 
@@ -248,7 +258,7 @@ impl PositionChecker {
             return true;
         }
         if sequence < next {
-            return self.take_old(subscription, sequence);
+            return self.take_old(subscription, sequence, offset);
         }
         place.next = sequence + 1;
         self.counts.received += 1;
@@ -280,9 +290,23 @@ impl PositionChecker {
         }
     }
 
-    fn take_old(&mut self, subscription: u32, sequence: u32) -> bool {
-        if !self.holes.remove(&(subscription, sequence)) {
+    fn take_old(&mut self, subscription: u32, sequence: u32, offset: u64) -> bool {
+        let is_new = self.holes.remove(&(subscription, sequence));
+        if self.examples.len() < EXAMPLES_MAX {
+            let place = self.places[subscription as usize];
+            let epoch = self.epochs.get((place.epoch as usize).wrapping_sub(1)).map_or("none", |epoch| epoch);
+            let channel = self.channel_of(subscription);
+            let (what, next) = (if is_new { "late" } else { "again" }, place.next);
+            let text = format!(
+                "subscription {subscription} of channel {channel}: number {sequence} {what} at {offset} of {epoch}, not {next}"
+            );
+            self.examples.push(text);
+        }
+        if !is_new {
             self.counts.duplicates += 1;
+            if self.places[subscription as usize].unrecovered && self.again.len() < HOLES_MAX {
+                self.again.push((subscription, sequence));
+            }
             return false;
         }
         self.counts.lost -= 1;
@@ -302,6 +326,11 @@ impl PositionChecker {
             let due = confirmed.get(self.channel_of(subscription) as usize).copied().unwrap_or(0);
             self.places[subscription as usize].next >= due
         })
+    }
+
+    /// The first deliveries that came again or late, in words.
+    pub fn examples(&self) -> &[String] {
+        &self.examples
     }
 
     /// The counts so far.
@@ -348,6 +377,13 @@ impl PositionChecker {
             if tallies.contains_key(&(self.channel_of(subscription), sequence)) {
                 self.counts.disordered -= 1;
                 self.counts.late_unconfirmed += 1;
+            }
+        }
+        // What nobody had confirmed may be carried out late, by an engine that had lost it: once more for who saw it.
+        for &(subscription, sequence) in &self.again {
+            if tallies.contains_key(&(self.channel_of(subscription), sequence)) {
+                self.counts.duplicates -= 1;
+                self.counts.announced_repeats += 1;
             }
         }
         (self.counts, tallies.into_values().collect())

@@ -225,3 +225,20 @@ fn random_faults_are_counted_exactly() {
     }
     assert_eq!(checker.counts(), wanted, "seed {seed}");
 }
+
+#[test]
+fn a_number_that_nobody_confirmed_may_come_again_behind_an_announcement_and_only_there() {
+    for (announced, unconfirmed, expected) in
+        [(true, &[(0, 1)][..], (0, 1)), (true, &[], (1, 0)), (false, &[(0, 1)], (1, 0))]
+    {
+        let mut checker = subscribed();
+        deliver(&mut checker, &[0, 1]);
+        if announced {
+            checker.answered(0, Answer { epoch: "b", offset: 1, recovered: false });
+        }
+        deliver(&mut checker, &[2, 1]);
+        assert!(checker.examples()[0].contains("number 1 again"), "{:?}", checker.examples());
+        let (counts, _) = checker.finish(&[3], unconfirmed);
+        assert_eq!((counts.duplicates, counts.announced_repeats), expected, "{announced} {unconfirmed:?}");
+    }
+}

@@ -31,6 +31,8 @@ pub struct FleetReport {
     pub counts: Counts,
     /// How numbers look that nobody confirmed.
     pub unconfirmed: Vec<Unconfirmed>,
+    /// The first deliveries that came again or late, in words; `EXAMPLES_MAX` of each worker.
+    pub examples: Vec<String>,
     /// Connections established behind the first of each client, by time.
     pub reconnected: Rate,
     /// Why connections that stood ended, with counts.
@@ -96,6 +98,7 @@ impl FleetSum {
         let sum = &mut self.report;
         sum.counts.add(&part.counts);
         sum.unconfirmed.extend(part.unconfirmed);
+        sum.examples.extend(part.examples);
         sum.reconnected.add(&part.reconnected);
         for (into, from) in [
             (&mut sum.closes, part.closes),

@@ -553,6 +553,7 @@ impl FleetWorker {
         let mut report = FleetReport {
             counts,
             unconfirmed,
+            examples: self.checker.examples().to_vec(),
             reconnected: tally.reconnected,
             closes: tally.closes,
             refusals: tally.refusals,

@@ -205,6 +205,7 @@ fn add_clients(options: &FleetOptions, crew: &Crew, report: &mut Report) {
     report.reasons("refused_subscribes", &found.refused_subscribes);
     report.reasons("refused_publishes", &found.refused_publishes);
     report.reasons("faults", &found.faults);
+    report.row("examples", json!(found.examples));
     report.number("loadgen_bytes_per_connection", found.resident_bytes as f64 / f64::from(options.connections));
     report.number("loadgen_cpu_s", found.cpu_ns as f64 / 1e9);
     if !found.faults.is_empty() {

@@ -35,6 +35,9 @@ pub(super) fn run(options: &MemoryOptions) -> Result<Report, String> {
     if options.rest_s <= 0.0 {
         return Err("--rest-s must be above 0: memory is read at rest".to_string());
     }
+    if options.publications > 0 && clients.subscriptions == 0 {
+        return Err("--subscriptions must be at least 1: nobody would receive anything".to_string());
+    }
     let mut memory = MemoryLog::begin(common, options.rest_s)?;
     memory.finish(&mut report, clients.connections);
     let mut rounds = Vec::new();

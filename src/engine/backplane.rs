@@ -155,10 +155,10 @@ pub struct Keep {
 pub struct Follow {
     /// Full name.
     pub channel: Box<str>,
-    /// What this node has; records of the answer follow it, if the epoch still holds. None: no records, or with
-    /// `limit` > 0 the latest ones.
+    /// What this node has: records of the answer are behind it, none if the epoch does not hold any more. None: records
+    /// from anywhere.
     pub since: Option<Position>,
-    /// Records at most. With `since`, fewer than asked for are given only when no more are kept behind it.
+    /// Records at most, the latest ones; fewer are given only when no more are kept behind `since`.
     pub limit: u32,
     /// The channel's epoch, if it has none or needs another.
     pub fresh: Epoch,

@@ -274,10 +274,11 @@ impl Hub {
     fn follow(&mut self, me: NodeId, follow: &Follow) -> Page {
         let joined = self.interest.entry((false, follow.channel.clone())).or_default().insert(me.generation);
         let channel = self.channel(&follow.channel, follow.fresh);
+        let latest = channel.records.len().saturating_sub(follow.limit as usize);
         let page = match follow.since {
             Some(since) if since.epoch != channel.epoch => channel.page(0, 0, false),
-            Some(since) => channel.page(channel.behind(since.offset), follow.limit, false),
-            None => channel.page(channel.records.len().saturating_sub(follow.limit as usize), follow.limit, false),
+            Some(since) => channel.page(latest.max(channel.behind(since.offset)), follow.limit, false),
+            None => channel.page(latest, follow.limit, false),
         };
         Page { joined, ..page }
     }

@@ -57,6 +57,7 @@ pub const fn refusal_metric(refusal: UpgradeRefusal) -> Metric {
         UpgradeRefusal::Forbidden => Metric::HandshakeRefusedOrigin,
         UpgradeRefusal::HeadTooLarge => Metric::HandshakeRefusedSize,
         UpgradeRefusal::Unavailable => Metric::HandshakeRefusedDraining,
+        UpgradeRefusal::Busy => Metric::HandshakeRefusedRate,
         UpgradeRefusal::BadRequest(_)
         | UpgradeRefusal::MethodNotAllowed
         | UpgradeRefusal::UpgradeRequired

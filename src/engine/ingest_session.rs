@@ -227,7 +227,9 @@ pub const fn error_of(error: PublishError) -> IngestError {
         PublishError::BadPayload => IngestError::BadPayload,
         PublishError::TooLarge => IngestError::TooLarge,
         // A backend that publishes again under the same key is given the first position, whatever happened.
-        PublishError::Busy | PublishError::Unknown => IngestError::Busy,
+        PublishError::Busy => IngestError::Busy,
+        // Not busy: that says that nothing was done.
+        PublishError::Unknown => IngestError::InternalError,
     }
 }
 

@@ -11,6 +11,9 @@ pub struct Limits {
     pub connections_per_shard_max: u32,
     /// Backend connections per shard, apart from the clients'. Full: as above, for the ingest listener.
     pub ingest_connections_per_shard_max: u32,
+    /// Upgrades of clients that the whole node admits per second, each shard its part, a quarter of a second's worth at once;
+    /// 0: as many as come. Over: 503 (counted).
+    pub upgrades_per_s_max: u32,
     /// Bytes of an upgrade request. Over: 431 and close.
     pub handshake_bytes_max: u32,
     /// From accept to the end of the upgrade request (or ingest hello). Over: close.
@@ -152,6 +155,7 @@ impl Limits {
     pub const DEFAULT: Limits = Limits {
         connections_per_shard_max: 100_000,
         ingest_connections_per_shard_max: 256,
+        upgrades_per_s_max: 0,
         handshake_bytes_max: 8 * 1024,
         handshake_timeout_ms: 10_000,
         connect_timeout_ms: 15_000,

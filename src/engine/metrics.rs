@@ -53,6 +53,7 @@ metrics! {
     HandshakeRefusedOrigin = Counter "ringway_handshakes_refused_total" "reason=\"origin\"" "Upgrade requests from an origin that is not allowed (403).";
     HandshakeRefusedSize = Counter "ringway_handshakes_refused_total" "reason=\"size\"" "Upgrade requests over handshake_bytes_max (431).";
     HandshakeRefusedDraining = Counter "ringway_handshakes_refused_total" "reason=\"draining\"" "Upgrade requests that came while clients leave (503). Load balancers that send some have not noticed that /ready fails.";
+    HandshakeRefusedRate = Counter "ringway_handshakes_refused_total" "reason=\"rate\"" "Upgrade requests over upgrades_per_s_max (503): clients come back by themselves, later each time. A few in a reconnect storm protect who is connected; many without one mean that the limit is too low.";
     HandshakeTimeout = Counter "ringway_handshakes_refused_total" "reason=\"timeout\"" "Connections that did not finish their upgrade or hello within handshake_timeout_ms.";
     AcceptPaused = Counter "ringway_accept_paused_total" "" "Times a shard stopped accepting because all its connection slots were taken.";
     MessagesReceived = Counter "ringway_client_messages_received_total" "" "WebSocket data messages received from clients.";

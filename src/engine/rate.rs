@@ -1,8 +1,8 @@
-//! A token bucket: so many events per second, with one second's worth at once.
+//! A token bucket: so many events per second, with one second's worth at once, or another burst.
 //!
 //! In: the rate that holds now and the time. Out: whether one more event may pass. Counted in thousandths of a token,
 //! so that a millisecond refills exactly `rate` of them and nothing is lost by rounding.
-//! Invariant: in any span of time no more events pass than `rate` times the span, plus `rate`.
+//! Invariant: in any span of time no more events pass than `rate` times the span, plus `rate` (or the burst).
 
 /// Thousandths of a token in a token.
 const TOKEN: u64 = 1_000;
@@ -18,12 +18,17 @@ pub struct TokenBucket {
 impl TokenBucket {
     /// Takes a token if there is one. `rate_per_second` 0: no limit. `now_ms` of a clock that only goes forward.
     pub fn take(&mut self, rate_per_second: u32, now_ms: u64) -> bool {
+        self.take_of(rate_per_second, rate_per_second, now_ms)
+    }
+
+    /// The same with at most `burst` events at once, one at least.
+    pub fn take_of(&mut self, rate_per_second: u32, burst: u32, now_ms: u64) -> bool {
         if rate_per_second == 0 {
             return true;
         }
         let rate = u64::from(rate_per_second);
         let refilled = now_ms.saturating_sub(self.at_ms).saturating_mul(rate);
-        let full = rate * TOKEN;
+        let full = u64::from(burst.max(1)) * TOKEN;
         // A lower rate than last time makes the bucket smaller, not its debt larger.
         self.missing = self.missing.saturating_sub(refilled).min(full);
         self.at_ms = now_ms;

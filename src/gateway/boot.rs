@@ -391,7 +391,7 @@ fn serve_control(config: &Config, shared: &Arc<Shared>, auth: &Arc<Auth>, starte
         namespaces: Arc::new(config.namespaces.clone()),
         hooks: Box::new(NodeHooks { reloader: Arc::clone(&reloader), auth: Arc::clone(auth) }),
     };
-    let drain = Drain::new(&config.engine, Arc::clone(&shared.metrics), Arc::clone(&ready));
+    let drain = Drain::new(&config.engine, config.backplane.is_some(), Arc::clone(&shared.metrics), Arc::clone(&ready));
     let state = ControlState {
         listener,
         metrics: Arc::clone(&shared.metrics),

@@ -80,6 +80,14 @@ pub const RELATIONS: &[Relation] = &[
         },
     },
     Relation {
+        key: "limits.drain_grace_ms",
+        text: "limits.drain_grace_ms must be at least a third of backplane.lease_ms on a node of a fleet: so long it may take until the other nodes know that clients come whose state is kept for them",
+        holds: |s| {
+            s.backplane.engine == Engine::None
+                || 3 * u64::from(s.limits.drain_grace_ms) >= u64::from(s.backplane.lease_ms)
+        },
+    },
+    Relation {
         key: "ring.submission_entries",
         text: "ring.submission_entries must be a power of two",
         holds: |s| s.submission_entries.is_power_of_two(),

@@ -308,6 +308,10 @@ limits! {
         "Backend connections per shard, apart from the clients'. Full: the shard closes its ingest listener until one in twenty slots is free.";
         "Reserves as many descriptors of each shard's file table.";
         "Raise it when many backend processes publish to one node.";
+    upgrades_per_s_max, "upgrades" 0..=10_000_000;
+        "Upgrades of clients that the whole node admits per second, each shard its part, a quarter of a second's worth at once. Over: 503 with Retry-After, counted in ringway_handshakes_refused_total; the SDKs come back, later each time. 0: as many as come.";
+        "Keeps a herd of clients from another node, and their tokens and recoveries, from slowing down who is connected. Load balancers may try the next node on 503.";
+        "Above limits.drain_rate_per_s of the other nodes, and at what the node, and whoever checks tokens for it, has been seen to take.";
     handshake_bytes_max, "bytes" 512..=65_536;
         "Bytes of an upgrade request. Over: 431 and close.";
         "Held per connection only while its request is incomplete.";

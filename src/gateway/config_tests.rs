@@ -292,6 +292,7 @@ fn relations_are_checked() {
         (&["limits.publication_bytes_max=65536", "limits.ingest_frame_bytes_max=65536"], "half of limits.ingest_frame"),
         (&["limits.message_bytes_max=32768"], "at most limits.message_bytes_max"),
         (&["limits.drain_deadline_ms=9999"], "at least limits.drain_grace_ms and limits.drain_backends_ms"),
+        (&["backplane.engine=redis", "limits.drain_grace_ms=3333"], "at least a third of backplane.lease_ms"),
         (
             &["limits.outbox_bytes_max=200000", "limits.recovery_bytes_max=1024", "limits.call_answer_bytes_max=1024"],
             "at least 4 times limits.publication_bytes_max",

@@ -138,6 +138,8 @@ pub struct Drain {
     grace_ms: u64,
     rate_per_s: u32,
     deadline_ms: u64,
+    /// None where nobody keeps leaves to itself.
+    leave_delay_ms: u64,
     backends_ms: u64,
     metrics: Arc<MetricsHub>,
     ready: Arc<Readiness>,
@@ -152,12 +154,13 @@ pub struct Drain {
 }
 
 impl Drain {
-    /// Of a node that serves.
-    pub fn new(limits: &Limits, metrics: Arc<MetricsHub>, ready: Arc<Readiness>) -> Arc<Self> {
+    /// Of a node that serves, alone or in a fleet.
+    pub fn new(limits: &Limits, in_fleet: bool, metrics: Arc<MetricsHub>, ready: Arc<Readiness>) -> Arc<Self> {
         Arc::new(Drain {
             grace_ms: limits.drain_grace_ms.into(),
             rate_per_s: limits.drain_rate_per_s,
             deadline_ms: limits.drain_deadline_ms.into(),
+            leave_delay_ms: if in_fleet { limits.drain_leave_delay_ms.into() } else { 0 },
             backends_ms: limits.drain_backends_ms.into(),
             metrics,
             ready,
@@ -182,7 +185,8 @@ impl Drain {
         self.clients_at_start.store(clients, Ordering::Relaxed);
         self.began_ms.store(clock::now_ms(), Ordering::Relaxed);
         log::info("drain", "begins", &[("cause", &cause), ("clients", &clients), ("rate_per_s", &self.rate_per_s)]);
-        let needed_ms = self.grace_ms + clients * 1_000 / u64::from(self.rate_per_s.max(1)) + self.backends_ms;
+        let leaving_ms = clients * 1_000 / u64::from(self.rate_per_s.max(1));
+        let needed_ms = self.grace_ms + leaving_ms + self.leave_delay_ms + self.backends_ms;
         if needed_ms > self.deadline_ms {
             log::warn(
                 "drain",

@@ -99,8 +99,10 @@ pub enum UpgradeRefusal {
     Forbidden,
     /// 429: too many connections or handshakes from this address or user.
     TooManyRequests,
-    /// 503: the node is full or draining.
+    /// 503: the node is draining.
     Unavailable,
+    /// 503: more clients come than the node admits in this time.
+    Busy,
 }
 
 impl UpgradeRefusal {
@@ -140,12 +142,15 @@ impl UpgradeRefusal {
             UpgradeRefusal::Unavailable => {
                 (503, "Service Unavailable", CLOSE, "this node takes no new connections now; try again later")
             }
+            UpgradeRefusal::Busy => {
+                (503, "Service Unavailable", CLOSE, "more clients connect than this node admits; try again later")
+            }
         }
     }
 
     /// Whether the answer says when to come back.
     const fn is_temporary(self) -> bool {
-        matches!(self, UpgradeRefusal::TooManyRequests | UpgradeRefusal::Unavailable)
+        matches!(self, UpgradeRefusal::TooManyRequests | UpgradeRefusal::Unavailable | UpgradeRefusal::Busy)
     }
 }
 
@@ -722,6 +727,7 @@ mod tests {
             (UpgradeRefusal::TooManyRequests, 429, "Retry-After: 1"),
             (UpgradeRefusal::HeadTooLarge, 431, "Connection: close"),
             (UpgradeRefusal::Unavailable, 503, "Retry-After: 1"),
+            (UpgradeRefusal::Busy, 503, "Retry-After: 1"),
         ] {
             let mut out = Vec::new();
             write_refusal(&mut out, refusal);

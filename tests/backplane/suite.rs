@@ -184,7 +184,7 @@ fn pages(fleet: &dyn Fleet) {
         (None, 2, &[19, 20]),
         (Some(18), 10, &[19, 20]),
         (Some(18), 0, &[]),
-        (Some(15), 2, &[16, 17]),
+        (Some(15), 2, &[19, 20]),
         (Some(20), 10, &[]),
     ] {
         let since = since.map(|offset| ringway_engine::lane_message::Position { offset, epoch: top.epoch });

@@ -1,7 +1,7 @@
 //! The harness itself: engines start, forget, remember, fail over and move slots as tests of nodes rely on.
 
 use ringway_tests::eventually;
-use ringway_tests::fleet::redis::SLOTS;
+use ringway_tests::fleet::redis::{SLOTS, ask};
 use ringway_tests::fleet::{Engine, Failover, RedisCluster, RedisServer, Workspace};
 
 use super::turn;
@@ -31,7 +31,7 @@ fn a_frozen_server_answers_when_it_is_thawed() {
     let server = RedisServer::start(&workspace, Engine::Redis, "redis", &[]);
     server.freeze();
     let address = server.address;
-    let asked = std::thread::spawn(move || ringway_tests::fleet::redis::ask(address, &["PING"]));
+    let asked = std::thread::spawn(move || ask(address, &["PING"]));
     std::thread::sleep(std::time::Duration::from_millis(300));
     assert!(!asked.is_finished(), "a frozen server answers nobody");
     server.thaw();
@@ -82,6 +82,10 @@ fn a_cluster_moves_slots_while_it_runs() {
     };
     let before = slots_of_first();
     assert!(before > SLOTS / 4 && before < SLOTS / 2, "{before}");
-    cluster.move_slots(0, 1, 5);
+    // Those that are another server's are refused.
+    for number in 0..100 {
+        let _ = ask(cluster.servers[0].address, &["SET", &format!("key{number}"), "1"]);
+    }
+    assert_eq!(cluster.move_slots(0, 1, 5), 5, "one key in each");
     eventually("the others know", || slots_of_first() == before - 5);
 }

@@ -12,6 +12,7 @@ use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ringway_tests::client::PATH;
+use ringway_tests::eventually;
 use ringway_tests::fleet::{Engine, Fleet, Node, NodeOptions, RedisServer, Workspace};
 use ringway_tests::http;
 use ringway_tests::websocket::{CLOSE, Received, WebSocket};
@@ -118,7 +119,9 @@ fn what_only_a_drained_node_knew_is_in_the_next_connect_result() {
     let mut fleet = Fleet::start(&workspace, 2, &options);
     let (mut client, result) = Client::connect(&fleet, "mia");
     assert!(result["subs"].get(CHANNEL).is_none(), "{result}");
-    let from = fleet.nodes.iter().position(|node| node.connections() == 1).expect("it is somewhere");
+    let somewhere = || fleet.nodes.iter().position(|node| node.connections() == 1);
+    eventually("it is somewhere", || somewhere().is_some());
+    let from = somewhere().expect("it stays there");
     let to = 1 - from;
     for channel in [CHANNEL, ROOM] {
         let subscribe = json!({ "user": "mia", "channel": channel, "data": { "d": 1 }, "info": { "i": 2 } });

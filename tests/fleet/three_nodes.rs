@@ -14,7 +14,8 @@ const RATE_SLACK: u64 = 2;
 fn drained() -> Vec<String> {
     vec![
         format!("limits.drain_rate_per_s={DRAIN_RATE_PER_S}"),
-        "limits.drain_grace_ms=500".to_owned(),
+        "limits.drain_grace_ms=1500".to_owned(),
+        "backplane.lease_ms=4500".to_owned(),
         "limits.drain_deadline_ms=20000".to_owned(),
     ]
 }

@@ -79,6 +79,7 @@ use crate::owner::{Owner, Place, Surroundings};
 use crate::publication::opcode;
 use crate::publish_run::OpenRuns;
 use crate::random::Random;
+use crate::rate::TokenBucket;
 use crate::route;
 use crate::seam::{Accepted, Action, Input, Note, Port};
 use crate::session::Stage;
@@ -151,6 +152,8 @@ pub struct Shard {
     swept_ms: u64,
     /// Until then an answer may be missing because this shard was late, not the peer.
     late_until_ms: u64,
+    /// Of clients that upgrade.
+    upgrade_rate: TokenBucket,
     drain: Drain,
     hand_overs: HandOvers,
     late_leaves: LateLeaves,
@@ -210,6 +213,7 @@ impl Shard {
             now_ms,
             swept_ms: now_ms,
             late_until_ms: 0,
+            upgrade_rate: TokenBucket::default(),
             drain: Drain::default(),
             hand_overs: HandOvers::default(),
             late_leaves: LateLeaves::default(),

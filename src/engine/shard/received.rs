@@ -28,6 +28,8 @@ use crate::session::{Session, Stage};
 
 /// Unused bytes that the buffer of an incomplete frame may keep.
 const PARTIAL_SLACK_BYTES: usize = 512;
+/// This part of a second's upgrades may come at once: a shard that was late for so long refuses nobody.
+const UPGRADES_AT_ONCE_PART: u32 = 4;
 
 /// What the front of the received bytes is to be read as.
 #[derive(Clone, Copy)]
@@ -174,10 +176,7 @@ impl Shard {
         };
         let decided = upgrade::parse_request(&bytes[..end])
             .and_then(|request| handshake::decide(&request, &self.options.access).map(|purpose| (request, purpose)))
-            .and_then(|decided| {
-                let open = self.takes_newcomers(Port::Client);
-                if open { Ok(decided) } else { Err(UpgradeRefusal::Unavailable) }
-            });
+            .and_then(|decided| self.take_upgrade().map(|()| decided));
         let (request, purpose) = match decided {
             Ok(decided) => decided,
             Err(refusal) => {
@@ -217,6 +216,17 @@ impl Shard {
             self.uni_connect(conn, &connect);
         }
         end
+    }
+
+    /// Whether one more client may come now. Asked behind everything else that may refuse it, so that only who would have
+    /// been admitted counts.
+    fn take_upgrade(&mut self) -> Result<(), UpgradeRefusal> {
+        if !self.takes_newcomers(Port::Client) {
+            return Err(UpgradeRefusal::Unavailable);
+        }
+        let rate = self.options.limits.upgrades_per_s_max.div_ceil(u32::from(self.options.shards.max(1)));
+        let admitted = self.upgrade_rate.take_of(rate, rate / UPGRADES_AT_ONCE_PART, self.now_ms);
+        if admitted { Ok(()) } else { Err(UpgradeRefusal::Busy) }
     }
 
     fn refuse_upgrade(&mut self, conn: ConnId, refusal: UpgradeRefusal) {

@@ -274,3 +274,39 @@ fn requests_in_flight_hold_a_client_back_only_until_they_are_answered() {
     turn(&mut s);
     assert!(s.wants_read(c));
 }
+
+/// Of `count` clients that come at once: whether each was admitted, in order.
+fn upgrades(s: &mut Shard, count: usize) -> Vec<bool> {
+    let one = |_| {
+        let conn = open(s);
+        s.handle(Input::Received { conn, bytes: &mut UP.as_bytes().to_vec() });
+        let answer = String::from_utf8(turn(s)).unwrap();
+        let refused = answer.starts_with("HTTP/1.1 503 ") && answer.contains("Retry-After: 1\r\n");
+        assert!(refused || answer.starts_with("HTTP/1.1 101 "), "{answer}");
+        !refused
+    };
+    (0..count).map(one).collect()
+}
+
+#[test]
+fn clients_over_the_rate_are_refused_until_its_time_has_come() {
+    let mut s = shard(Limits { upgrades_per_s_max: 8, ..Limits::DEFAULT });
+    s.begin_turn(1_000);
+    let bad = open(&mut s);
+    s.handle(Input::Received { conn: bad, bytes: &mut UP.replace("/ws", "/elsewhere").into_bytes() });
+    turn(&mut s);
+    assert_eq!(
+        upgrades(&mut s, 4),
+        [true, true, false, false],
+        "a quarter of a second's worth, and 404 was none of them"
+    );
+    s.begin_turn(1_125);
+    assert_eq!(upgrades(&mut s, 2), [true, false]);
+    s.begin_turn(9_000);
+    assert_eq!(upgrades(&mut s, 4), [true, true, false, false], "what nobody used is not kept");
+    assert_eq!(s.metrics().get(Metric::HandshakeRefusedRate), 5);
+    let mut s = shard(Limits { upgrades_per_s_max: 1, ..Limits::DEFAULT });
+    assert_eq!(upgrades(&mut s, 2), [true, false], "the least is one at once");
+    let mut s = shard(Limits::DEFAULT);
+    assert_eq!(upgrades(&mut s, 100), [true; 100]);
+}

@@ -400,6 +400,7 @@ impl Manager {
         registry.check_role().await?;
         match registry.renew(node, draining_ms).await? {
             Some((living, left_ms)) => {
+                self.complained = false;
                 self.common.set_living(living);
                 self.tell_draining(left_ms).await;
             }
@@ -452,7 +453,11 @@ impl Manager {
         if let Registered::NotYet(reason) | Registered::NameTaken(reason) | Registered::Refused(reason) = &word
             && !std::mem::replace(&mut self.complained, true)
         {
-            log::warn("backplane", "this node is not registered", &[("reason", reason)]);
+            let what = match self.node {
+                Some(_) => "this node's lease could not be renewed; it is tried again",
+                None => "this node is not registered",
+            };
+            log::warn("backplane", what, &[("reason", reason)]);
         }
         // Boot listens to the first words only.
         let _ = self.words.send(word);

@@ -56,7 +56,7 @@ impl Server {
         let (metrics, ready) = (MetricsHub::new(2), Readiness::new());
         let (calls, mut pump) = mpsc::channel(queue);
         let (stop, stopped) = oneshot::channel();
-        let drain = Drain::new(&Limits::DEFAULT, Arc::clone(&metrics), Arc::clone(&ready));
+        let drain = Drain::new(&Limits::DEFAULT, false, Arc::clone(&metrics), Arc::clone(&ready));
         let (metrics_of, ready_of) = (Arc::clone(&metrics), Arc::clone(&ready));
         let state = ControlState { listener, metrics: metrics_of, calls, ready: ready_of, drain, options };
         let thread = spawn_named("control-test", move || {
@@ -137,6 +137,7 @@ async fn shards(call: Call) {
         "kind" => Err(PublishError::BadPayload),
         "large" => Err(PublishError::TooLarge),
         "busy" => Err(PublishError::Busy),
+        "lost" => Err(PublishError::Unknown),
         "dropped" => return,
         _ => {
             // The offset tells the test what arrived: length, tags, kind, and length of the key.
@@ -318,6 +319,7 @@ fn refusals_of_the_shards_keep_their_codes() {
         ("kind", 200, 107),
         ("large", 413, 106),
         ("busy", 200, 111),
+        ("lost", 504, 100),
         ("dropped", 504, 100),
     ] {
         let (got, answer) = server.publish(&format!("{{\"channel\":\"{channel}\",\"data\":1}}"));

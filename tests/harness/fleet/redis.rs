@@ -3,6 +3,7 @@
 //! In: nothing but ports. Out: addresses, and plain commands over RESP2, so that a test can look at what nodes do there.
 //! Invariant: no server here writes into a folder that is not its own, and none is the machine's.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
@@ -274,23 +275,47 @@ impl RedisCluster {
         eventually("the cluster is whole", || self.servers.iter().all(whole));
     }
 
-    /// Moves `count` slots, with their keys, from one server to another, while it runs.
-    pub fn move_slots(&self, from: usize, to: usize, count: u32) {
+    /// Moves `count` slots that have keys from one server to another, while it runs: some of those of `from`. Returns
+    /// how many keys went along.
+    pub fn move_slots(&self, from: usize, to: usize, count: usize) -> usize {
+        let ask_source = |words: &[&[u8]]| {
+            let answer = ask_bytes(self.servers[from].address, words);
+            answer.unwrap_or_else(|error| panic!("{}: {error}", self.servers[from].name))
+        };
+        let mut full = BTreeSet::new();
+        for key in ask_source(&[b"KEYS", b"*"]) {
+            if full.len() < count {
+                full.extend(ask_source(&[b"CLUSTER", b"KEYSLOT", &key]));
+            }
+        }
         let id = |index: usize| self.servers[index].command(&["CLUSTER", "MYID"]);
-        let (address, from, to, count) = (self.servers[0].address.to_string(), id(from), id(to), count.to_string());
-        redis_cli([
-            "--cluster",
-            "reshard",
-            &address,
-            "--cluster-from",
-            &from,
-            "--cluster-to",
-            &to,
-            "--cluster-slots",
-            &count,
-            "--cluster-yes",
-        ]);
+        let (from_id, to_id) = (id(from), id(to));
+        let set = |server: usize, slot: &str, what: &str, id: &str| {
+            self.servers[server].command(&["CLUSTER", "SETSLOT", slot, what, id]);
+        };
+        let (host, port) = (self.servers[to].address.ip().to_string(), self.servers[to].address.port().to_string());
+        let mut moved = 0;
+        for slot in full {
+            let slot = String::from_utf8(slot).expect("a number");
+            set(to, &slot, "IMPORTING", &from_id);
+            set(from, &slot, "MIGRATING", &to_id);
+            loop {
+                // Few at a time, so that some of a channel's are here and some there.
+                let keys = ask_source(&[b"CLUSTER", b"GETKEYSINSLOT", slot.as_bytes(), b"3"]);
+                if keys.is_empty() {
+                    break;
+                }
+                let to: [&[u8]; 7] = [b"MIGRATE", host.as_bytes(), port.as_bytes(), b"", b"0", b"5000", b"KEYS"];
+                ask_source(&to.into_iter().chain(keys.iter().map(Vec::as_slice)).collect::<Vec<_>>());
+                moved += keys.len();
+            }
+            for server in [to, from].into_iter().chain((0..self.servers.len()).filter(|one| *one != to && *one != from))
+            {
+                set(server, &slot, "NODE", &to_id);
+            }
+        }
         self.wait_whole();
+        moved
     }
 }
 
@@ -306,43 +331,63 @@ fn info(address: SocketAddr, field: &str) -> String {
     value.unwrap_or_default().trim().to_owned()
 }
 
-/// One command on a connection of its own.
+/// One command on a connection of its own; lines, if the answer has several parts.
 ///
 /// # Errors
 /// No connection, or what the server answered instead.
 pub fn ask(address: SocketAddr, words: &[&str]) -> Result<String, String> {
+    let words: Vec<&[u8]> = words.iter().map(|word| word.as_bytes()).collect();
+    let parts = ask_bytes(address, &words)?;
+    Ok(parts.iter().map(|part| String::from_utf8_lossy(part)).collect::<Vec<_>>().join("\n"))
+}
+
+/// The same with bytes that need not be text, such as keys; the parts of the answer.
+///
+/// # Errors
+/// No connection, or what the server answered instead.
+fn ask_bytes(address: SocketAddr, words: &[&[u8]]) -> Result<Vec<Vec<u8>>, String> {
     let failed = |error: std::io::Error| error.to_string();
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2)).map_err(failed)?;
     stream.set_read_timeout(Some(Duration::from_secs(5))).map_err(failed)?;
-    let mut request = format!("*{}\r\n", words.len());
+    let mut request = format!("*{}\r\n", words.len()).into_bytes();
     for word in words {
-        request.push_str(&format!("${}\r\n{word}\r\n", word.len()));
+        request.extend_from_slice(format!("${}\r\n", word.len()).as_bytes());
+        request.extend_from_slice(word);
+        request.extend_from_slice(b"\r\n");
     }
-    stream.write_all(request.as_bytes()).map_err(failed)?;
-    answer(&mut BufReader::new(stream))
+    stream.write_all(&request).map_err(failed)?;
+    let mut parts = Vec::new();
+    answer(&mut BufReader::new(stream), &mut parts)?;
+    Ok(parts)
 }
 
-/// One RESP2 value as text.
-fn answer(from: &mut impl BufRead) -> Result<String, String> {
+/// One RESP2 value: its parts, one behind the other.
+fn answer(from: &mut impl BufRead, parts: &mut Vec<Vec<u8>>) -> Result<(), String> {
     let mut line = String::new();
     from.read_line(&mut line).map_err(|error| error.to_string())?;
     let rest = line.get(1..).unwrap_or_default().trim_end();
     let length = || rest.parse::<i64>().map_err(|_| format!("a strange answer: {line:?}"));
     match line.as_bytes().first() {
-        Some(b'+' | b':') => Ok(rest.to_owned()),
-        Some(b'-') => Err(rest.to_owned()),
+        Some(b'+' | b':') => parts.push(rest.into()),
+        Some(b'-') => return Err(rest.to_owned()),
         Some(b'$') => {
-            let Ok(length) = usize::try_from(length()?) else { return Ok(String::new()) };
+            let Ok(length) = usize::try_from(length()?) else {
+                parts.push(Vec::new());
+                return Ok(());
+            };
             let mut bytes = vec![0; length + 2];
             from.read_exact(&mut bytes).map_err(|error| error.to_string())?;
-            Ok(String::from_utf8_lossy(&bytes[..length]).into_owned())
+            bytes.truncate(length);
+            parts.push(bytes);
         }
         Some(b'*') => {
-            let elements: Result<Vec<String>, String> = (0..length()?.max(0)).map(|_| answer(from)).collect();
-            Ok(elements?.join("\n"))
+            for _ in 0..length()?.max(0) {
+                answer(from, parts)?;
+            }
         }
-        _ => Err(format!("a strange answer: {line:?}")),
+        _ => return Err(format!("a strange answer: {line:?}")),
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -351,7 +396,11 @@ mod tests {
 
     #[test]
     fn answers() {
-        let read = |bytes: &str| answer(&mut bytes.as_bytes());
+        let read = |bytes: &str| {
+            let mut parts = Vec::new();
+            answer(&mut bytes.as_bytes(), &mut parts)?;
+            Ok::<_, String>(parts.iter().map(|part| String::from_utf8_lossy(part)).collect::<Vec<_>>().join("\n"))
+        };
         assert_eq!(read("+OK\r\n").as_deref(), Ok("OK"));
         assert_eq!(read(":42\r\n").as_deref(), Ok("42"));
         assert_eq!(read("$-1\r\n").as_deref(), Ok(""));

@@ -39,7 +39,8 @@ impl Owner {
         let Some(slot) = slot else { return Self::refuse_subscribe(&request, around) };
         self.trim(slot, around);
         let mode = self.recovery_mode(slot, around);
-        if self.channels.at(slot).is_some_and(|(_, channel)| channel.can_answer(&request, mode)) {
+        let most = self.limits.recovery_publications_max;
+        if self.channels.at(slot).is_some_and(|(_, channel)| channel.can_answer(&request, mode, most)) {
             return self.answer_subscribe(request, around);
         }
         let since_ms = around.now_ms;
@@ -137,6 +138,8 @@ impl Owner {
         let limit = match (limit, rules.recovery_mode) {
             (Wanted::Nothing, _) => 0,
             (Wanted::Records, RecoveryMode::Cache) if was.is_none() => rules.history_size.min(1),
+            // A recovery is of so many at most, and nothing else waits for them.
+            (Wanted::Records, _) if was.is_none() => rules.history_size.min(self.limits.recovery_publications_max),
             (Wanted::Records, _) => rules.history_size,
         };
         let since = if was.is_none() && rules.recovery_mode == RecoveryMode::Cache { None } else { since };
@@ -276,12 +279,12 @@ impl Owner {
     }
 
     fn answer_waiting(&mut self, slot: u32, around: &mut Surroundings<'_>) {
-        let mode = self.recovery_mode(slot, around);
+        let (mode, most) = (self.recovery_mode(slot, around), self.limits.recovery_publications_max);
         let Some(channel) = self.channels.at_mut(slot) else { return };
         let Some(mut busy) = channel.busy.take() else { return };
         let answered: Vec<_> = busy
             .waiting
-            .extract_if(.., |waiting| waiting.asked || channel.can_answer(&waiting.request, mode))
+            .extract_if(.., |waiting| waiting.asked || channel.can_answer(&waiting.request, mode, most))
             .collect();
         channel.busy = Some(busy);
         for waiting in answered {
@@ -297,14 +300,17 @@ impl Owner {
 }
 
 impl Channel {
-    /// Whether a subscribe can be answered from what is here.
-    fn can_answer(&self, request: &SubscribeRequest, mode: RecoveryMode) -> bool {
+    /// Whether a subscribe can be answered from what is here. `most`: publications that a recovery may have.
+    fn can_answer(&self, request: &SubscribeRequest, mode: RecoveryMode, most: u32) -> bool {
         let Some(from) = request.recover else { return self.stage == Stage::Live };
         let knows_epoch = from.epoch.is_none_or(|epoch| epoch == self.epoch);
         self.stage == Stage::Live
             && match mode {
                 RecoveryMode::Stream => {
-                    knows_epoch && from.offset <= self.top && self.top - from.offset <= self.history.len() as Offset
+                    let missed = self.top.checked_sub(from.offset);
+                    // Of too many nothing is recovered, whoever keeps them.
+                    let enough = |missed| missed <= self.history.len() as Offset || missed > Offset::from(most);
+                    knows_epoch && missed.is_some_and(enough)
                 }
                 RecoveryMode::Cache => !self.history.is_empty(),
             }

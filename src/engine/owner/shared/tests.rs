@@ -373,11 +373,11 @@ impl World {
         let epoch = *log.epoch.get_or_insert(follow.fresh);
         self.past.entry((channel, (epoch.boot, epoch.creation))).or_default();
         let top = log.records.len() as Offset;
-        let floor = top.saturating_sub(HISTORY.into());
+        let latest = top.saturating_sub(u64::from(HISTORY.min(follow.limit)));
         let (from, limit) = match follow.since {
-            Some(since) if since.epoch == epoch => (since.offset.max(floor), follow.limit as usize),
+            Some(since) if since.epoch == epoch => (since.offset.max(latest), follow.limit as usize),
             Some(_) => (top, 0),
-            None => (floor.max(top.saturating_sub(follow.limit.into())), follow.limit as usize),
+            None => (latest, follow.limit as usize),
         };
         let records = log.records.iter().skip(from as usize).take(limit).cloned().collect();
         Page { top: Position { offset: top, epoch }, first: from + 1, records, joined }

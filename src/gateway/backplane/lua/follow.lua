@@ -1,6 +1,6 @@
 -- Registers interest, then gives position and history. The node's inbox is open already.
 -- KEYS: 1 hash, 2 stream, 3 interest set.
--- ARGV: 1-4 see position.lua; 5 the node's generation, 6 records at most, 7 epoch and 8 offset that the node has (empty:
+-- ARGV: 1-4 see position.lua; 5 the node's generation, 6 records at most (the latest), 7 epoch and 8 offset that the node has (empty:
 -- none), 9 inbox prefix.
 -- Returns { epoch, top, stream entries upwards, 1 if the node was not interested before }, or { 'stale', replication id }.
 local m = redis.call('HMGET', KEYS[1], 'e', 's', 'r')
@@ -33,7 +33,9 @@ if ARGV[6] ~= '0' and top ~= '0' and (ARGV[7] == '' or ARGV[7] == epoch) and is_
             entries[#entries + 1] = newest[i]
         end
     else
-        entries = redis.call('XRANGE', KEYS[2], '(' .. ARGV[8] .. '-0', '+', 'COUNT', ARGV[6])
+        -- Offsets are dense.
+        local behind = math.max(tonumber(ARGV[8]), tonumber(top) - tonumber(ARGV[6]))
+        entries = redis.call('XRANGE', KEYS[2], '(' .. string.format('%.0f', behind) .. '-0', '+', 'COUNT', ARGV[6])
     end
 end
 return { epoch, top, entries, joined }

@@ -141,7 +141,9 @@ impl ApiError {
                 "bad request: the channel's namespace takes the other kind of payload",
             ),
             PublishError::TooLarge => Self::payload_too_large(payload_bytes_max),
-            PublishError::Busy | PublishError::Unknown => Self::busy(),
+            PublishError::Busy => Self::busy(),
+            // Not "too many requests": that says that nothing was done.
+            PublishError::Unknown => Self::no_answer(),
         }
     }
 
