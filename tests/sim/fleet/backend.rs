@@ -176,9 +176,15 @@ impl Backend {
             }
             ServerFrame::Nack { seq, refusal } => {
                 let publication = link.pending.remove(&seq).expect("an answer to a publish");
-                assert_eq!(refusal.code, IngestError::Busy.code(), "{publication:?}: {refusal:?}");
+                // Busy says that it has not happened; internal, that nobody knows.
+                let surely = refusal.code == IngestError::Busy.code();
+                assert!(surely || refusal.code == IngestError::InternalError.code(), "{publication:?}: {refusal:?}");
                 around.truth.counts.note("refused to backends", 1);
-                self.is_unsure(publication, around);
+                if surely && !publication.keyed {
+                    around.truth.refuse(publication.id, true);
+                } else {
+                    self.is_unsure(publication, around);
+                }
             }
             ServerFrame::Ping { nonce } => {
                 let mut out = Vec::new();

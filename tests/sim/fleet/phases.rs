@@ -41,8 +41,8 @@ fn work(world: &mut World) {
             42..66 => between_node_and_engine(world),
             66..82 => client_does(world),
             82..88 => backend_does(world),
-            88..90 => order_something(world),
-            90..97 => {
+            88..91 => order_something(world),
+            91..97 => {
                 let ms = world.dice.pick(&[1, 10, 40, 130]);
                 pass(world, ms);
             }
