@@ -18,6 +18,8 @@ use crate::plan::TOKEN;
 
 /// Longer than any run.
 const FOREVER_MS: u64 = 100_000_000;
+/// Interest is never looked at in a run.
+pub(crate) const NEVER_MS: u32 = 100_000_000;
 /// From a channel's last use to when it is forgotten.
 pub(crate) const IDLE_MS: u64 = 2_000;
 
@@ -147,7 +149,7 @@ impl FleetPlan {
             clients: (0..dice.between(2, 6)).map(|number| client(number, &mut dice)).collect(),
             backends: dice.between(1, 2),
             history_size: dice.pick(&[4, 30, 500, 500]) as u32,
-            limits: limits(&mut dice),
+            limits: limits(&mut dice, faults.leaks),
             socket_bytes_max: dice.pick(&[700, 200_000, 200_000]),
             steps: dice.between(300, 1_200),
             faults,
@@ -198,7 +200,8 @@ impl FleetPlan {
     }
 }
 
-fn limits(dice: &mut Dice) -> Limits {
+/// `leaks`: interest is lost without a word, so it has to be looked at.
+fn limits(dice: &mut Dice, leaks: bool) -> Limits {
     Limits {
         connections_per_shard_max: 64,
         ingest_connections_per_shard_max: 8,
@@ -214,7 +217,7 @@ fn limits(dice: &mut Dice) -> Limits {
         lane_batch_messages_max: dice.pick(&[1, 2, 5, 1_024]),
         fanout_deliveries_per_turn_max: dice.pick(&[1, 3, 4_096]),
         backplane_wait_ms: dice.pick(&[400, 5_000]),
-        interest_check_ms: dice.pick(&[500, 1_000]),
+        interest_check_ms: if leaks { 500 } else { dice.pick(&[500, 1_000, NEVER_MS]) },
         presence_wait_ms: 600,
         interest_linger_ms: dice.pick(&[125, 1_000]),
         drain_grace_ms: dice.pick(&[0, 300]),

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use ringway_engine::backplane::Request;
 use ringway_engine::call::{Since, UserAnswer, UserCall, UserOrder};
 use ringway_engine::ids::CoreId;
 use ringway_engine::lane_message::{LaneMessage, Origin};
@@ -23,7 +24,7 @@ use super::client::{self, Client};
 use super::engine::Engine;
 use super::hop::{Cut, Late};
 use super::node::{Leaving, Node, Turn};
-use super::plan::{FleetPlan, Named};
+use super::plan::{FleetPlan, NEVER_MS, Named};
 use super::truth::Truth;
 
 /// See the file's header.
@@ -119,7 +120,7 @@ impl World {
                         if node.is_frozen { None } else { node.hop.renew(beside.engine, beside.truth) }
                     },
                 );
-            self.late.extend(late.flatten().unwrap_or_default());
+            self.keep_late(late.flatten().unwrap_or_default());
         }
     }
 
@@ -138,7 +139,10 @@ impl World {
     fn keep_late(&mut self, late: Vec<Late>) {
         // Some never arrive.
         let dice = &mut self.dice;
-        self.late.extend(late.into_iter().filter(|_| !dice.one_in(3)));
+        // A late leave takes interest away without a word: where nobody looks at it again, only publishes are late.
+        let never = self.plan.limits.interest_check_ms == NEVER_MS;
+        let may = |request: &Request| !never || matches!(request, Request::Publish(_));
+        self.late.extend(late.into_iter().filter(|(_, request)| may(request) && !dice.one_in(3)));
     }
 
     /// A request of a connection that is no more arrives. False: there is none.
