@@ -114,8 +114,10 @@ impl UserPlaces {
     }
 
     fn forget_if_empty(&mut self, user: &str) {
-        let is_empty = |places: &Box<Places>| *places.user == *user && places.count == 0 && places.waiting == 0;
-        if let Ok(place) = self.users.find_entry(self.hasher.hash_one(user), is_empty) {
+        let found = self.users.find_entry(self.hasher.hash_one(user), |places| *places.user == *user);
+        if let Ok(place) = found
+            && (place.get().count, place.get().waiting) == (0, 0)
+        {
             place.remove();
         }
     }
