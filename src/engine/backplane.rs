@@ -107,6 +107,15 @@ pub enum Request {
         /// How long from the last sign of life of this node.
         ttl_ms: u64,
     },
+    /// One more connection of a user wants to come in here. Answer: [`Answer::Entered`].
+    Enter(Enter),
+    /// This node has so many connections of a user. Answer: [`Answer::Done`].
+    SetConnections {
+        /// Its id.
+        user: Box<str>,
+        /// 0: none any more.
+        mine: u32,
+    },
     /// What this node says of itself until it says something else or is not alive any more. Answer: [`Answer::Done`].
     Describe {
         /// The engine does not look into it.
@@ -127,6 +136,28 @@ pub struct Park {
     pub ttl_ms: u64,
     /// Things that are kept for the user. Over: the oldest go.
     pub entries_max: u32,
+}
+
+/// See [`Request::Enter`]. Nodes whose leases have ended do not count.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Enter {
+    /// Whose; never empty.
+    pub user: Box<str>,
+    /// Connections of the user that this node has with the new one; replaces what the engine knew, if it comes in.
+    pub mine: u32,
+    /// On all living nodes together.
+    pub max: u32,
+}
+
+/// Whether a user's connection may come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// It may.
+    Yes,
+    /// Living nodes have as many as there may be.
+    No,
+    /// As above, but one of them seems to be gone, and is counted until its lease ends: there may be room soon.
+    Later,
 }
 
 /// Publications of one channel, in order. All or none of them happen. An owner has one batch of a channel under way.
@@ -244,6 +275,8 @@ pub enum Answer {
     Displaced(u32),
     /// What was parked, the oldest first; nothing, or one.
     Parked(Vec<Box<[u8]>>),
+    /// Whether the connection may come in; if so it is counted.
+    Entered(Room),
     /// Every node that is alive, by its lease.
     Nodes(Vec<Described>),
     /// It has happened.
@@ -382,7 +415,8 @@ impl Request {
         match self {
             Request::Publish(batch) => &batch.channel,
             Request::Follow(follow) => &follow.channel,
-            Request::FollowUser { user } | Request::TakeParked { user } => user,
+            Request::FollowUser { user } | Request::TakeParked { user } | Request::SetConnections { user, .. } => user,
+            Request::Enter(enter) => &enter.user,
             Request::Park(entry) => &entry.user,
             // The registry's business, wherever that is.
             Request::Draining { .. } | Request::Describe { .. } | Request::Nodes => "",

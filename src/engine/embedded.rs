@@ -13,8 +13,8 @@ use core::mem;
 use core::task::{Context, Poll, Waker};
 
 use crate::backplane::{
-    Answer, Audience, Backplane, Buckets, Described, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park, PublishBatch,
-    Published, Read, Refusal, Request, Subject, Tell, Token,
+    Answer, Audience, Backplane, Buckets, Described, Enter, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park,
+    PublishBatch, Published, Read, Refusal, Request, Room, Subject, Tell, Token,
 };
 use crate::ids::{Epoch, Offset};
 use crate::lane_message::Position;
@@ -33,6 +33,8 @@ pub struct Hub {
     /// By user, with the time until when.
     parked: BTreeMap<Box<str>, Parked>,
     draining_until_ms: u64,
+    /// By user and generation.
+    connections: BTreeMap<Box<str>, BTreeMap<u32, u32>>,
 }
 
 /// What is parked for one user, oldest first, and until when.
@@ -136,11 +138,17 @@ impl Hub {
         self.interest.clear();
         self.keys.clear();
         self.parked.clear();
+        self.connections.clear();
         let reachable = |(generation, node): (&u32, &Node)| node.is_reachable.then_some(*generation);
         for generation in self.nodes.iter().filter_map(reachable).collect::<Vec<_>>() {
             self.say(generation, Event::Broken(Box::new(Buckets::ALL)));
             self.say(generation, Event::Restored(Box::new(Buckets::ALL)));
         }
+    }
+
+    /// How many connections of a user a node has, as the hub knows.
+    pub fn connections(&self, node: NodeId, user: &str) -> u32 {
+        self.connections.get(user).and_then(|known| known.get(&node.generation)).copied().unwrap_or(0)
     }
 
     fn register(&mut self) -> NodeId {
@@ -197,6 +205,11 @@ impl Hub {
             }
             Request::Tell(tell) => Answer::Told(self.tell(tell)),
             Request::Park(entry) => Answer::Displaced(self.keep_parked(entry)),
+            Request::Enter(enter) => Answer::Entered(self.enter(me, enter)),
+            Request::SetConnections { user, mine } => {
+                self.set_connections(me, user, mine);
+                Answer::Done
+            }
             Request::Describe { body } => {
                 let now_ms = self.now_ms;
                 if let Some(node) = self.nodes.get_mut(&me.generation) {
@@ -217,6 +230,36 @@ impl Hub {
                 Answer::Done
             }
         })
+    }
+
+    fn enter(&mut self, me: NodeId, Enter { user, mine, max }: Enter) -> Room {
+        let (nodes, mut others, mut gone) = (&self.nodes, 0, 0);
+        if let Some(known) = self.connections.get_mut(&user) {
+            known.retain(|generation, _| nodes.contains_key(generation));
+            for (generation, count) in known.iter().filter(|(generation, _)| **generation != me.generation) {
+                others += count;
+                gone += if nodes[generation].is_reachable { 0 } else { *count };
+            }
+        }
+        if others + mine <= max {
+            self.set_connections(me, user, mine);
+            Room::Yes
+        } else if others - gone + mine <= max {
+            Room::Later
+        } else {
+            Room::No
+        }
+    }
+
+    fn set_connections(&mut self, me: NodeId, user: Box<str>, mine: u32) {
+        if mine > 0 {
+            self.connections.entry(user).or_default().insert(me.generation, mine);
+        } else if let Some(known) = self.connections.get_mut(&user) {
+            known.remove(&me.generation);
+            if known.is_empty() {
+                self.connections.remove(&user);
+            }
+        }
     }
 
     fn described(&self, generation: u32, node: &Node) -> Described {

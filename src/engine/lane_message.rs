@@ -12,7 +12,7 @@ use ringway_wire::centrifuge::reply::PublicationView;
 use ringway_wire::ingest::PayloadKind;
 
 use crate::backends::{BackendId, BackendNotice, Decision};
-use crate::backplane::{Event, Request, Token};
+use crate::backplane::{Event, Request, Room, Token};
 use crate::call::{ChannelAnswer, ChannelCall, ChannelsAnswer, ChannelsCall, UserAnswer, UserCall};
 use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId, Offset};
 use crate::namespace::Namespaces;
@@ -67,6 +67,12 @@ pub enum LaneMessage {
     UserJoin(Box<UserPresence>),
     /// To the owner of a user: the core's last connection of that user has gone.
     UserLeave(Box<UserPresence>),
+    /// To the owner of a user: one more connection wants to come in.
+    UserEnter(Box<UserEntrant>),
+    /// From the owner of a user: whether it may.
+    UserEntered(Box<UserEntered>),
+    /// To the owner of a user: a connection that had come in has ended.
+    UserExit(Box<UserPresence>),
     /// To the owner of a user, and from there to each core with connections of that user.
     UserCall(Box<UserCall>),
     /// From the owner of a user.
@@ -148,6 +154,28 @@ pub struct UserPresence {
     pub user: Box<str>,
     /// The core.
     pub from: CoreId,
+}
+
+/// A connection of a user that wants to come in.
+#[derive(Debug)]
+pub struct UserEntrant {
+    /// User id; never empty.
+    pub user: Box<str>,
+    /// The core.
+    pub from: CoreId,
+    /// The connection.
+    pub conn: ConnId,
+    /// Number of its request.
+    pub number: u32,
+}
+
+/// See [`LaneMessage::UserEntered`].
+#[derive(Debug)]
+pub struct UserEntered {
+    /// As it asked.
+    pub entrant: UserEntrant,
+    /// Whether it may come in.
+    pub room: Room,
 }
 
 /// Who waits for the answer to a publish.
@@ -390,9 +418,11 @@ impl LaneMessage {
                 LaneMessage::MemberLeave(leave) => size_of::<MemberLeave>() + leave.channel.len(),
                 LaneMessage::ChannelCall(call) => size_of::<ChannelCall>() + call.channel.len(),
                 LaneMessage::ChannelAnswer(answer) => answer.memory_bytes(),
-                LaneMessage::UserJoin(presence) | LaneMessage::UserLeave(presence) => {
-                    size_of::<UserPresence>() + presence.user.len()
-                }
+                LaneMessage::UserJoin(presence)
+                | LaneMessage::UserLeave(presence)
+                | LaneMessage::UserExit(presence) => size_of::<UserPresence>() + presence.user.len(),
+                LaneMessage::UserEnter(entrant) => size_of::<UserEntrant>() + entrant.user.len(),
+                LaneMessage::UserEntered(entered) => size_of::<UserEntered>() + entered.entrant.user.len(),
                 LaneMessage::UserCall(call) => call.memory_bytes(),
                 LaneMessage::ChannelsCall(call) => size_of::<ChannelsCall>() + call.pattern.len(),
                 LaneMessage::ChannelsAnswer(answer) => answer.memory_bytes(),

@@ -76,6 +76,7 @@ pub mod subscription;
 pub mod subscriptions;
 pub mod timers;
 pub mod tokens;
+pub mod user_places;
 pub mod users;
 pub mod variant;
 pub mod window;

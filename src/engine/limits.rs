@@ -36,6 +36,8 @@ pub struct Limits {
     pub channel_bytes_max: u32,
     /// Subscriptions of one connection. Over: error 106.
     pub subscriptions_per_connection_max: u32,
+    /// Connections of one user on the node, or on all nodes of a fleet together; 0: not counted. Over: close 3504.
+    pub connections_per_user_max: u32,
     /// Publish and subscribe requests of one client connection that wait for an owner's answer. Over: the connection
     /// is not read until answers come.
     pub requests_in_flight_per_connection_max: u32,
@@ -170,6 +172,7 @@ impl Limits {
         commands_per_message_max: 1_024,
         channel_bytes_max: 255,
         subscriptions_per_connection_max: 512,
+        connections_per_user_max: 0,
         requests_in_flight_per_connection_max: 1_024,
         outbox_bytes_max: 1024 * 1024,
         ping_interval_ms: 25_000,

@@ -68,6 +68,10 @@ metrics! {
     CommandsReceived = Counter "ringway_client_commands_total" "" "Client protocol commands received.";
     CommandErrors = Counter "ringway_client_command_errors_total" "" "Commands answered with an error object.";
     UsersOpen = Gauge "ringway_users" "" "Users with a connection, counted on each shard where they have one.";
+    UserLimitRefused = Counter "ringway_user_limit_refused_total" "reason=\"limit\"" "Connections refused (3504) because their user had connections_per_user_max.";
+    UserLimitInDoubt = Counter "ringway_user_limit_refused_total" "reason=\"in_doubt\"" "Connections refused for now (error 111) because their user had connections_per_user_max, some of them on a node that seems to be gone and whose lease still holds.";
+    UserLimitUnchecked = Counter "ringway_user_limit_unchecked_total" "" "Connections let in by this node's own count, because the engine did not say how many their user has on the fleet.";
+    UserLimitForgotten = Counter "ringway_user_limit_forgotten_total" "" "Users whose number of connections the engine was not told on its return, because 262,144 of one shard waited for it: it may count them too high until they connect to this node again.";
     TokensInvalid = Counter "ringway_tokens_refused_total" "reason=\"invalid\"" "Tokens that were malformed, wrongly signed, not for this server, revoked, or for another user or channel.";
     TokensExpired = Counter "ringway_tokens_refused_total" "reason=\"expired\"" "Tokens whose time was over; clients fetch a new one.";
     MessagesUnreadable = Counter "ringway_messages_unreadable_total" "" "Messages of backends to a JSON client that are no JSON; not delivered.";

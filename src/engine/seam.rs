@@ -138,4 +138,6 @@ pub enum Note {
         /// How many since the last such note.
         count: u64,
     },
+    /// A user's connection came in although the engine did not say whether there is room for it on the fleet.
+    UserLimitUnchecked,
 }

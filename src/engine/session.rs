@@ -116,6 +116,13 @@ pub struct Ask {
 pub enum AskWhat {
     /// The connect command.
     Connect,
+    /// The connect command of a client whose user may have too many connections.
+    Place {
+        /// Who it is.
+        claims: Box<ConnectClaims>,
+        /// Data of the backend for the client.
+        data: Box<[u8]>,
+    },
     /// The connect command of a client that is to be let in: what another node knew of its user.
     Parked {
         /// Who it is.

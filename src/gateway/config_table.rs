@@ -352,6 +352,10 @@ limits! {
         "Subscriptions of one connection. Over: error 106.";
         "Memory of the connection and of its shard's channel lists.";
         "When one client follows many channels.";
+    connections_per_user_max, "connections" 0..=1_000_000;
+        "Connections of one user on the node, or on all nodes of a fleet together; clients without a user id are not counted; 0: nobody is. Over: close 3504, counted in ringway_user_limit_refused_total.";
+        "A message to the user's owner per connect and end; in a fleet one script of the engine per connect and a command per end.";
+        "Above the devices of one user, with some to spare: a connection that is only half open counts until its ping finds out.";
     requests_in_flight_per_connection_max, "requests" 1..=1_048_576;
         "Publishes and subscribes of one client that wait for an owner's answer. Over: the client is not read until answers come.";
         "Memory of each request that waits.";

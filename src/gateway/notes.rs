@@ -35,5 +35,10 @@ pub(crate) fn log(core: CoreId, note: Note) {
             "events were dropped because backends did not take them in time; see ringway_events_dropped_total",
             &[("shard", &shard), ("count", &count)],
         ),
+        Note::UserLimitUnchecked => warn(
+            "users",
+            "a connection came in without the engine's word about limits.connections_per_user_max; see ringway_user_limit_unchecked_total",
+            &[("shard", &shard)],
+        ),
     }
 }

@@ -65,6 +65,8 @@ close_table! {
     BadRequest = 3501, "bad request", "bad_request";
     /// A backend has ended the connection; it may have chosen another code and text.
     ForceDisconnect = 3503, "force disconnect", "force_disconnect";
+    /// The user has `connections_per_user_max` connections on this node, or on all nodes of the fleet together.
+    ConnectionLimit = 3504, "connection limit", "connection_limit";
     /// The connection tried what its identity does not allow at all.
     PermissionDenied = 3507, "permission denied", "permission_denied";
 }

@@ -9,8 +9,8 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use ringway_engine::backplane::{
-    Answer, Audience, Backplane, Buckets, Described, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park, PublishBatch,
-    Published, Read, Refusal, Request, Subject, Tell, Token,
+    Answer, Audience, Backplane, Buckets, Described, Enter, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park,
+    PublishBatch, Published, Read, Refusal, Request, Room, Subject, Tell, Token,
 };
 use ringway_engine::ids::Epoch;
 use ringway_engine::lane_message::Position;
@@ -233,6 +233,20 @@ impl Node {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Whether one more connection of a user may come in, the `mine`th of this node.
+    #[track_caller]
+    pub(crate) fn enter(&mut self, user: &str, mine: u32, max: u32) -> Room {
+        match self.ask(Request::Enter(Enter { user: user.into(), mine, max })) {
+            Answer::Entered(room) => room,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[track_caller]
+    pub(crate) fn set_connections(&mut self, user: &str, mine: u32) {
+        assert_eq!(self.ask(Request::SetConnections { user: user.into(), mine }), Answer::Done);
     }
 
     /// Says what this node is.

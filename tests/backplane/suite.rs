@@ -2,7 +2,7 @@
 //!
 //! In: a [`Fleet`] that makes nodes. Out: a panic where a rule does not hold. Each test has channels of its own.
 
-use ringway_engine::backplane::{Answer, Audience, Described, Keep, Refusal, Request, Subject};
+use ringway_engine::backplane::{Answer, Audience, Described, Enter, Keep, Refusal, Request, Room, Subject};
 use ringway_engine::route;
 
 use crate::dice::Dice;
@@ -36,6 +36,7 @@ pub(crate) fn run(fleet: &dyn Fleet) {
         ("every node hears that one drains, later ones too", draining),
         ("what living nodes say of themselves is known to all, and goes with them", described),
         ("what one node says to another it hears, and no other", between_nodes),
+        ("a user's connections on all living nodes never exceed the limit", connections),
         ("nothing is missing behind a follow", under_fire),
     ];
     for (name, rule) in rules {
@@ -399,5 +400,46 @@ fn between_nodes(fleet: &dyn Fleet) {
     for node in [&mut a, &mut b, &mut c] {
         node.settle();
         assert!(node.feed.is_empty());
+    }
+}
+
+fn connections(fleet: &dyn Fleet) {
+    let (mut a, mut b) = (fleet.node(), fleet.node());
+    assert_eq!(a.enter("limited", 1, 3), Room::Yes);
+    assert_eq!(b.enter("limited", 1, 3), Room::Yes);
+    assert_eq!(b.enter("limited", 2, 3), Room::Yes);
+    assert_eq!((a.enter("limited", 2, 3), b.enter("limited", 3, 3)), (Room::No, Room::No));
+    assert_eq!(b.enter("other", 1, 1), Room::Yes, "others have a limit of their own");
+    // Who was refused changes nothing; a number replaces the one before it.
+    b.set_connections("limited", 1);
+    assert_eq!((a.enter("limited", 2, 3), b.enter("limited", 2, 3)), (Room::Yes, Room::No));
+    a.set_connections("limited", 0);
+    assert_eq!((b.enter("limited", 3, 3), a.enter("limited", 1, 3)), (Room::Yes, Room::No));
+    // Nodes that come later know of those before them, and those of them.
+    let mut late = fleet.node();
+    assert_eq!(late.enter("limited", 1, 3), Room::No);
+    assert_eq!(late.enter("late", 1, 1), Room::Yes);
+    assert_eq!(a.enter("late", 1, 1), Room::No);
+    // Many at once, each in a user of its own.
+    for round in 0..20 {
+        let user = format!("race-{round}");
+        let mut nodes = [&mut a, &mut b, &mut late];
+        let asked: Vec<(usize, u64)> = (1..=3)
+            .flat_map(|mine| (0..3).map(move |node| (node, mine)))
+            .map(|(node, mine)| {
+                let enter = Enter { user: user.as_str().into(), mine, max: 4 };
+                (node, nodes[node].submit(Request::Enter(enter)))
+            })
+            .collect();
+        let answers = asked.into_iter().map(|(node, token)| nodes[node].answer(token));
+        let granted = answers.filter(|answer| *answer == Ok(Answer::Entered(Room::Yes))).count();
+        assert_eq!(granted, 4, "{user}");
+    }
+    // What a node had goes with its lease.
+    drop(b);
+    let until = std::time::Instant::now() + crate::node::PATIENCE;
+    while a.enter("limited", 3, 3) != Room::Yes {
+        assert!(std::time::Instant::now() < until, "it counts for ever");
+        fleet.pass_ms(100);
     }
 }

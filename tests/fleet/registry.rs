@@ -1,15 +1,17 @@
-//! What any node of a fleet knows of all of them.
+//! What any node of a fleet knows of all of them, and how many connections a user may have on all of them.
 //!
 //! Set-up: three nodes on one Redis, clients at each. Claims: `info` at any node lists the living ones, with their numbers;
 //! `channels` sums their subscribers; a node that hangs is named as missing and not counted, a killed one is forgotten with its
-//! lease, and without the engine a node answers for itself and says so.
+//! lease, and without the engine a node answers for itself and says so. A user never
+//! has more connections than the limit, whichever nodes they come to and however many at once; a killed node's do not count for
+//! longer than its lease, and meanwhile nobody is sent away for good.
 
 use std::time::{Duration, Instant};
 
 use ringway_tests::fleet::{Engine, Node, NodeOptions, RedisServer, Workspace};
 use serde_json::{Value, json};
 
-use super::clients::{Client, api};
+use super::clients::{Client, Refused, api};
 use super::turn;
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -111,4 +113,88 @@ fn info_and_channels_are_those_of_all_nodes() {
     assert!(fleet[0].metrics().sum("ringway_backplane_nodes_unknown_total", &[]) >= 2);
     redis.thaw();
     until_info(&fleet[0], &[("n1", 1), ("n3", 3)]);
+}
+
+#[test]
+fn a_user_has_no_more_connections_than_the_limit_on_all_nodes_together() {
+    let _turn = turn();
+    let workspace = Workspace::new("user-limit");
+    let redis = RedisServer::start(&workspace, Engine::Redis, "redis", &[]);
+    let limit = "limits.connections_per_user_max=3";
+    let options = NodeOptions::on("single", &[redis.address]).with(&[LEASE, limit]);
+    let mut fleet: Vec<Node> = (1..=3).map(|n| Node::start(&workspace, &format!("n{n}"), &options)).collect();
+    for node in &fleet {
+        until("the engine is open", || match node.metrics().sum("ringway_backplane_buckets_open", &[]) {
+            4_096 => Ok(()),
+            fewer => Err(json!(fewer)),
+        });
+    }
+    // All at once, at all nodes.
+    let all: Vec<_> = std::thread::scope(|scope| {
+        let connect = |place: usize| {
+            let address = fleet[place].client;
+            scope.spawn(move || Client::try_connect(address, "ann").map(|(client, _)| (place, client)))
+        };
+        let connecting: Vec<_> = (0..9).map(|n| connect(n % 3)).collect();
+        connecting.into_iter().map(|thread| thread.join().expect("no panic")).collect()
+    });
+    let refused = all.iter().filter_map(|result| result.as_ref().err()).collect::<Vec<_>>();
+    assert_eq!(refused, vec![&Refused::Closed(3504); 6]);
+    until("all are counted", || {
+        let of = |node: &Node| node.metrics().sum("ringway_user_limit_refused_total", &["reason=\"limit\""]);
+        let counted: u64 = fleet.iter().map(of).sum();
+        if counted == 6 { Ok(()) } else { Err(json!(counted)) }
+    });
+    let mut inside: Vec<(usize, Client)> = all.into_iter().filter_map(Result::ok).collect();
+    let connect = |node: &Node| Client::try_connect(node.client, "ann").map(|(client, _)| client);
+    assert_eq!(connect(&fleet[0]).err(), Some(Refused::Closed(3504)));
+    drop(Client::connect(fleet[0].client, "ben"));
+
+    // A connection that ends makes room, at any node.
+    let (place, _) = inside.pop().expect("three are in");
+    let elsewhere = (place + 1) % 3;
+    until("room", || {
+        connect(&fleet[elsewhere]).map_err(|refused| json!(format!("{refused:?}"))).map(|client| {
+            inside.push((elsewhere, client));
+        })
+    });
+
+    // So does a killed node, with its lease; until then whoever comes is to come again.
+    let killed = inside[0].0;
+    let (lost, staying): (Vec<_>, Vec<_>) = inside.into_iter().partition(|(place, _)| *place == killed);
+    let survivor = (killed + 1) % 3;
+    fleet[killed].kill();
+    let mut again = Vec::new();
+    let mut seen = Vec::new();
+    until("room behind a killed node", || match connect(&fleet[survivor]) {
+        Ok(client) => {
+            again.push(client);
+            if again.len() == lost.len() { Ok(()) } else { Err(json!(again.len())) }
+        }
+        Err(refused) => {
+            let text = json!(format!("{refused:?}"));
+            seen.push(refused);
+            Err(text)
+        }
+    });
+    // Nobody is sent away for good because of a node that is gone.
+    let later = Refused::Error { code: 111, temporary: true };
+    assert!(seen.iter().all(|refused| *refused == later), "{seen:?}");
+    assert_eq!(connect(&fleet[survivor]).err(), Some(Refused::Closed(3504)), "{} stayed", staying.len());
+
+    // Without the engine nobody is kept out but by the node's own count.
+    redis.freeze();
+    let other = (killed + 2) % 3;
+    let unchecked = connect(&fleet[other]);
+    assert!(unchecked.is_ok(), "{:?}", unchecked.err());
+    until("it is counted", || match fleet[other].metrics().sum("ringway_user_limit_unchecked_total", &[]) {
+        0 => Err(json!(0)),
+        _ => Ok(()),
+    });
+    redis.thaw();
+    until("the engine knows again", || match connect(&fleet[survivor]) {
+        Err(Refused::Closed(3504)) => Ok(()),
+        Err(refused) => Err(json!(format!("{refused:?}"))),
+        Ok(_) => Err(json!("let in")),
+    });
 }

@@ -4,8 +4,8 @@
 //! subscriptions. Out: one answer that carries all of it.
 //!
 //! ```text
-//! connect ─> token or backend ─> identity ─> server-side subscriptions asked for ─> all answered ─> connect result
-//!            nothing more is read from the client until here ─────────────────────────────────────^
+//! connect ─> token or backend ─> identity ─> room for one more? ─> server-side subscriptions asked for ─> all answered ─> result
+//!            nothing more is read from the client until here ──────────────────────────────────────────────────^
 //! ```
 //! Invariants: commands behind the connect command wait, unread, and are carried out in their order; a server-side
 //! subscription joins its list with the owner's answer like any other, and what is published before the connect result
@@ -116,9 +116,17 @@ impl Shard {
         }
     }
 
-    /// The client is who the claims say. Its server-side subscriptions are asked for; with none, it is in.
-    /// While some node goes away, what it knew of the user comes first.
+    /// The client is who the claims say. It comes in if its user has not too many connections.
     pub(super) fn admit(&mut self, conn: ConnId, claims: ConnectClaims, data: Box<[u8]>) {
+        if self.counts_connections() && !claims.user.is_empty() {
+            return self.ask_for_place(conn, claims, data);
+        }
+        self.admit_counted(conn, claims, data);
+    }
+
+    /// There is room for it. Its server-side subscriptions are asked for; with none, it is in.
+    /// While some node goes away, what it knew of the user comes first.
+    pub(super) fn admit_counted(&mut self, conn: ConnId, claims: ConnectClaims, data: Box<[u8]>) {
         if self.may_be_parked(&claims.user) {
             return self.ask_for_parked(conn, claims, data);
         }

@@ -337,6 +337,8 @@ impl Shard {
                     }
                 }
                 Handed::Taken(taker, body) => self.parked_came(taker, body),
+                Handed::Entered(entrant, room) => self.place_answered(entrant, room),
+                Handed::Unsaid(user) => self.unsaid(user),
             }
         }
     }

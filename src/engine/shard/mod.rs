@@ -12,6 +12,7 @@
 //! | `connect`, `subscribe`, `publish`, `read`, `refresh` | what commands ask for, from the command to its answer |
 //! | `uni` | clients that only listen |
 //! | `registry` | users on a node of a fleet, and orders that other nodes pass on |
+//! | `user_limit` | how many connections one user may have |
 //! | `user` | orders about a user's connections |
 //! | `ingest`, `ingest_call` | one frame of a backend |
 //! | `deliver` | a slice of the fan-outs into outboxes |
@@ -53,6 +54,7 @@ mod subscribe;
 mod timers;
 mod uni;
 mod user;
+mod user_limit;
 mod writing;
 
 use alloc::boxed::Box;
@@ -85,6 +87,7 @@ use crate::seam::{Accepted, Action, Input, Note, Port};
 use crate::session::Stage;
 use crate::slots::Slots;
 use crate::timers::Timers;
+use crate::user_places::UserPlaces;
 use crate::users::{LocalUsers, UserCores};
 use drain::Drain;
 use hand_over::HandOvers;
@@ -92,6 +95,7 @@ use inflating::Inflating;
 use lane::GivenUp;
 use late_leaves::LateLeaves;
 use slow::Losses;
+use user_limit::Unsaid;
 use writing::{ToWrite, list};
 
 /// What clients are told of the server's version.
@@ -148,6 +152,10 @@ pub struct Shard {
     to_register: Vec<Box<str>>,
     /// When all of them were last put there.
     registered_ms: u64,
+    /// How many connections users have on this node.
+    user_places: UserPlaces,
+    /// Users of whom the engine may know another number.
+    unsaid: Unsaid,
     now_ms: u64,
     swept_ms: u64,
     /// Until then an answer may be missing because this shard was late, not the peer.
@@ -210,6 +218,8 @@ impl Shard {
             given_up: GivenUp::new(),
             to_register: Vec::new(),
             registered_ms: now_ms,
+            user_places: UserPlaces::new(users_seed),
+            unsaid: Unsaid::default(),
             now_ms,
             swept_ms: now_ms,
             late_until_ms: 0,

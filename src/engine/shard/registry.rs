@@ -31,7 +31,10 @@ impl Shard {
             Event::Feed(Feed { subject: Subject::User(user), what: Fed::Told(body), addressed, .. }) => {
                 return self.order_came(user, body, *addressed);
             }
-            Event::Restored(buckets) => self.register_again(buckets),
+            Event::Restored(buckets) => {
+                self.register_again(buckets);
+                self.unsaid.try_again();
+            }
             Event::Draining { left_ms } => self.somebody_drains(*left_ms),
             _ => {}
         }
@@ -45,13 +48,18 @@ impl Shard {
         for _ in 0..USERS_PER_TURN {
             let Some(user) = self.to_register.pop() else { break };
             // Once it can be reached everybody is registered again.
-            if self.user_cores.cores(&user).next().is_none() || !self.owner.is_reachable(&user) {
+            if !self.owner.is_reachable(&user) {
                 continue;
             }
+            let is_here = self.user_cores.cores(&user).next().is_some();
             let (owner, mut around) = self.owner();
-            if !owner.follow_user(&user, &mut around) {
+            if is_here && !owner.follow_user(&user, &mut around) {
                 self.to_register.push(user);
                 break;
+            }
+            let mine = self.user_places.tell(&user);
+            if mine > 0 {
+                self.set_connections(&user, mine);
             }
         }
         let (owner, mut around) = self.owner();
@@ -61,6 +69,7 @@ impl Shard {
     /// Tries those again whose registration was refused, and now and then registers everybody again; once per tick.
     pub(super) fn register_refused(&mut self) {
         self.owner.take_unregistered(&mut self.to_register);
+        self.say_unsaid();
         let interval_ms = u64::from(self.options.limits.interest_check_ms);
         if self.owner.is_shared() && interval_ms > 0 && self.now_ms >= self.registered_ms + interval_ms {
             self.registered_ms = self.now_ms;
@@ -69,8 +78,10 @@ impl Shard {
     }
 
     fn register_again(&mut self, buckets: &Buckets) {
-        let users = self.user_cores.users().filter(|user| buckets.hold(user));
-        self.to_register.extend(users.map(Box::from));
+        // Some are counted and no core has said yet that it has them.
+        let is_new = |user: &&str| self.user_cores.cores(user).next().is_none();
+        let users = self.user_cores.users().chain(self.user_places.users().filter(is_new));
+        self.to_register.extend(users.filter(|user| buckets.hold(user)).map(Box::from));
     }
 
     /// The user has got its first connection on this node.

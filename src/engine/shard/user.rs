@@ -40,8 +40,11 @@ impl Shard {
         };
         let connections = &self.connections;
         if self.users.remove(&user, conn.slot, |slot| user_at(connections, slot)) {
-            let presence = UserPresence { user, from: self.options.core };
+            let presence = UserPresence { user: user.clone(), from: self.options.core };
             self.lanes.push(self.owner_of(&presence.user), LaneMessage::UserLeave(presence.into()));
+        }
+        if self.counts_connections() {
+            self.leave_place(user);
         }
         self.metrics.set(Metric::UsersOpen, u64::from(self.users.len()));
     }

@@ -1,22 +1,34 @@
 //! Requests as commands, and replies as answers.
 //!
 //! In: a [`Request`] and what a command needs beside it. Out: a command; a reply's meaning. Invariants: what must not be
-//! overtaken by a second call is one plain command (unfollow, forget, tell one node, take what is parked), never a script that may have to be
+//! overtaken by a second call is one plain command (unfollow, forget, tell one node, take what is parked) or is sent with its text (a user's connections), never a script that may have to be
 //! called again; a reply that is not understood counts as unknown.
 
+use std::sync::LazyLock;
+
 use redis::{Cmd, Value, cmd};
-use ringway_engine::backplane::{Answer, Audience, Described, Page, Published, Refusal, Request, Subject};
+use ringway_engine::backplane::{Answer, Audience, Described, Enter, Page, Published, Refusal, Request, Room, Subject};
 use ringway_engine::ids::{Bucket, Epoch};
 use ringway_engine::lane_message::Position;
 
 use super::feed;
 use super::keys::{DESCRIBED, Keys, LIVING};
 use super::link::{number, text};
+use super::registry::Living;
 use super::scripts::Script;
 
 /// Registers a node for a user. Sent with its text: a call that had to wait for the script to be loaded could be overtaken by
 /// the leave behind it.
 const FOLLOW_USER: &str = "redis.call('SADD', KEYS[1], ARGV[1]) return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
+
+/// Lets a connection of a user in. Sent with its text for the same reason, without comments.
+static ENTER: LazyLock<String> = LazyLock::new(|| {
+    let lines = include_str!("lua/enter.lua").lines().map(str::trim_start);
+    lines.filter(|line| !line.starts_with("--")).flat_map(|line| [line, "\n"]).collect()
+});
+/// Says how many connections a user has on a node; as above.
+const SET_CONNECTIONS: &str =
+    "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return redis.call('PEXPIRE', KEYS[1], ARGV[3])";
 
 /// What every command needs.
 pub(super) struct Place<'a> {
@@ -27,6 +39,8 @@ pub(super) struct Place<'a> {
     /// As the connection that the command takes has read it.
     pub(super) replication_id: &'a str,
     pub(super) meta_ttl_ms: u64,
+    /// Which nodes are alive.
+    pub(super) living: &'a Living,
     /// Over so many interested nodes the bucket's channel is used.
     pub(super) bucket_publish_above: usize,
 }
@@ -130,6 +144,8 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
             call.arg(keys.parked(user));
             call
         }
+        Request::Enter(enter) => enter_user(place, bucket, enter),
+        Request::SetConnections { user, mine } => connections(place, user, *mine),
         Request::Describe { body } => {
             let mut call = registry(keys, Script::Describe);
             call.arg(place.node.generation).arg(&body[..]);
@@ -154,6 +170,25 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
             }
         }
     }
+}
+
+fn enter_user(place: &Place<'_>, bucket: Bucket, enter: &Enter) -> Cmd {
+    let mut call = cmd("EVAL");
+    call.arg(&*ENTER).arg(1).arg(place.keys.connections(&enter.user));
+    call.arg(place.node.generation).arg(enter.mine).arg(enter.max);
+    call.arg(&place.living.between_spaces).arg(place.living.newest).arg(place.meta_ttl_ms);
+    call.arg(place.keys.inbox_prefix(bucket));
+    call
+}
+
+fn connections(place: &Place<'_>, user: &str, mine: u32) -> Cmd {
+    let (key, generation) = (place.keys.connections(user), place.node.generation);
+    if mine == 0 {
+        return one("HDEL", key, generation);
+    }
+    let mut call = cmd("EVAL");
+    call.arg(SET_CONNECTIONS).arg(1).arg(key).arg(generation).arg(mine).arg(place.meta_ttl_ms);
+    call
 }
 
 /// The call of a script about what nodes say of themselves.
@@ -212,10 +247,17 @@ pub(super) fn outcome(request: &Request, reply: Value) -> Outcome {
             _ => None,
         },
         Request::Nodes => nodes(reply).map(Answer::Nodes),
+        Request::Enter(_) => match number(&reply) {
+            Some(0) => Some(Answer::Entered(Room::No)),
+            Some(1) => Some(Answer::Entered(Room::Yes)),
+            Some(2) => Some(Answer::Entered(Room::Later)),
+            _ => None,
+        },
         Request::FollowUser { .. }
         | Request::Unfollow(_)
         | Request::Forget { .. }
         | Request::Draining { .. }
+        | Request::SetConnections { .. }
         | Request::Describe { .. } => Some(Answer::Done),
     };
     Outcome::Done(answer.ok_or(Refusal::Unknown))

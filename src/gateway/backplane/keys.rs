@@ -6,6 +6,7 @@
 //! | `s` | stream of a channel: ids `<offset>-0`, field `d` |
 //! | `n`, `u` | set of the generations of nodes that are interested in a channel, a user |
 //! | `h` | list of a user: what nodes that went away have parked, the oldest first |
+//! | `c` | hash of a user: connections by the generation of their node |
 //! | `k` | idempotency key: epoch and first offset |
 //! | `i<generation>` | channel: a node's inbox |
 //! | `b` | channel: all nodes |
@@ -56,6 +57,11 @@ impl Keys {
     /// What is parked for a user.
     pub(super) fn parked(&self, user: &str) -> String {
         self.key(route::bucket(user), 'h', user)
+    }
+
+    /// How many connections a user has on which node.
+    pub(super) fn connections(&self, user: &str) -> String {
+        self.key(route::bucket(user), 'c', user)
     }
 
     /// The length keeps a channel `a:b` with the key `c` apart from `a` with `b:c`.

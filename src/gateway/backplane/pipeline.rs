@@ -89,7 +89,9 @@ impl Pipeline {
     }
 
     fn send(&mut self, common: &Common, node: ringway_engine::backplane::NodeId, link: &mut Link, job: Job) {
+        let living = common.living();
         let place = Place {
+            living: &living,
             keys: &common.keys,
             node,
             writer: common.writer(),

@@ -23,7 +23,7 @@ use super::keys::{Keys, REGISTRY};
 use super::link::Reason;
 use super::metrics::{BackplaneMetrics, Number};
 use super::opening::TOO_OLD;
-use super::registry::{Acquired, Registry};
+use super::registry::{Acquired, Living, Registry};
 use super::session::{Order, Report, Session, Source};
 use super::topology::{self, Topology};
 use crate::log;
@@ -62,7 +62,7 @@ pub(super) struct Common {
     pub(super) events: mpsc::Sender<Vec<Event>>,
     requests: AtomicUsize,
     bytes: AtomicUsize,
-    living: AtomicUsize,
+    living: RwLock<Arc<Living>>,
     /// This node drains: others are told for so long, at each renewal of its lease; 0: it does not.
     draining_ms: AtomicU64,
     /// There is something to say to the registry at once.
@@ -104,7 +104,7 @@ impl Common {
     }
 
     pub(super) fn bucket_publish_above(&self) -> usize {
-        (self.living.load(Ordering::Relaxed) / BUCKET_PUBLISH_SHARE).max(BUCKET_PUBLISH_MIN)
+        (self.living().count / BUCKET_PUBLISH_SHARE).max(BUCKET_PUBLISH_MIN)
     }
 
     /// A hash outlives the history that it numbers.
@@ -135,9 +135,14 @@ impl Common {
         self.identities.read().unwrap_or_else(PoisonError::into_inner).iter().any(|id| id == identity)
     }
 
-    fn set_living(&self, living: usize) {
-        self.living.store(living, Ordering::Relaxed);
-        self.metrics.set(Number::LivingNodes, living as u64);
+    /// Which nodes were alive when this one's lease was last renewed.
+    pub(super) fn living(&self) -> Arc<Living> {
+        Arc::clone(&self.living.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn set_living(&self, living: Living) {
+        self.metrics.set(Number::LivingNodes, living.count as u64);
+        *self.living.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(living);
     }
 
     fn route(&self, bucket: Bucket) -> Option<mpsc::UnboundedSender<Order>> {
@@ -194,7 +199,7 @@ impl Redis {
             events,
             requests: AtomicUsize::new(0),
             bytes: AtomicUsize::new(0),
-            living: AtomicUsize::new(1),
+            living: RwLock::default(),
             draining_ms: AtomicU64::new(0),
             renew: Notify::new(),
             writer: OnceLock::new(),

@@ -1,9 +1,10 @@
-//! This node in the engine's registry: a lease on its name, a place, a generation; and how many nodes are alive.
+//! This node in the engine's registry: a lease on its name, a place, a generation; and which nodes are alive.
 //!
-//! In: name and boot id. Out: a [`NodeId`], the number of living nodes, and the news that a lease was lost. Invariants: a
+//! In: name and boot id. Out: a [`NodeId`], the living nodes, and the news that a lease was lost. Invariants: a
 //! generation is never given twice, also by a server that has lost everything (it counts from the time); a node whose
 //! lease another has, or nobody, is that node no more.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use redis::{Value, cmd};
@@ -27,12 +28,42 @@ pub(super) const NODES_MAX: u16 = 4_096;
 pub(super) enum Acquired {
     Yes {
         node: NodeId,
-        living: usize,
+        living: Living,
         /// For so long something may be parked.
         draining_left_ms: u64,
     },
     /// Another living node has the name; its lease ends in so many ms unless it is renewed.
     NameTaken { left_ms: u64 },
+}
+
+/// Which nodes are alive, as of some moment.
+#[derive(Debug)]
+pub(super) struct Living {
+    pub(super) count: usize,
+    /// Their generations, each between spaces.
+    pub(super) between_spaces: String,
+    /// The newest generation then. An older one that is not among the living will never live again; of a newer one nothing is
+    /// known.
+    pub(super) newest: u64,
+}
+
+impl Default for Living {
+    /// This node, and nothing is known of others.
+    fn default() -> Self {
+        Living { count: 1, between_spaces: String::new(), newest: 0 }
+    }
+}
+
+impl Living {
+    /// From what `acquire.lua` and `renew.lua` return.
+    fn read(newest: &Value, generations: &Value) -> Option<Living> {
+        let generations: Vec<u64> = generations.as_sequence()?.iter().map(number).collect::<Option<_>>()?;
+        let mut between_spaces = String::from(" ");
+        for generation in &generations {
+            let _ = write!(between_spaces, "{generation} ");
+        }
+        Some(Living { count: generations.len(), between_spaces, newest: number(newest)? })
+    }
 }
 
 /// A connection to the primary that has the registry.
@@ -89,29 +120,29 @@ impl Registry {
         call.arg(&self.boot).arg(self.lease_ms).arg(&self.name).arg(NODES_MAX);
         call.arg(place).arg(self.lease_ms * PLACE_LEASES);
         let reply = self.ask(call).await?;
-        let numbers: Vec<u64> = reply.as_sequence().unwrap_or_default().iter().filter_map(number).collect();
-        match numbers[..] {
-            [left_ms] => Ok(Acquired::NameTaken { left_ms }),
-            [place, generation, living, draining_left_ms] => {
-                let (place, generation) = (u16::try_from(place).ok(), u32::try_from(generation).ok());
-                let (Some(place), Some(generation)) = (place, generation) else {
+        let acquired = match reply.as_sequence().unwrap_or_default() {
+            [left_ms] => number(left_ms).map(|left_ms| Acquired::NameTaken { left_ms }),
+            [place, generation, newest, draining_left_ms, living] => {
+                let number_of = |value| number(value).ok_or("the registry's answer cannot be read");
+                let (place, generation) = (number_of(place)?, number_of(generation)?);
+                let (Ok(place), Ok(generation)) = (u16::try_from(place), u32::try_from(generation)) else {
                     return Err("the registry's numbers are too large".into());
                 };
-                let node = NodeId { place, generation };
-                Ok(Acquired::Yes { node, living: living as usize, draining_left_ms })
+                let (node, draining_left_ms) = (NodeId { place, generation }, number_of(draining_left_ms)?);
+                Living::read(newest, living).map(|living| Acquired::Yes { node, living, draining_left_ms })
             }
-            _ => Err("the registry's answer cannot be read".into()),
-        }
+            _ => None,
+        };
+        acquired.ok_or_else(|| "the registry's answer cannot be read".into())
     }
 
-    /// Returns the number of living nodes, and for how long something may be parked; none: this node's lease is lost.
+    /// Returns the living nodes, and for how long something may be parked; none: this node's lease is lost.
     /// `draining_ms`: this node drains, and things may be parked for so long from now; 0: it does not.
     ///
     /// # Errors
     /// The connection is of no more use.
-    pub(super) async fn renew(&mut self, node: NodeId, draining_ms: u64) -> Result<Option<(usize, u64)>, Reason> {
-        let (living, left_ms) = self.call_renew(node, self.lease_ms, draining_ms).await?;
-        Ok((living > 0).then_some((living as usize, left_ms)))
+    pub(super) async fn renew(&mut self, node: NodeId, draining_ms: u64) -> Result<Option<(Living, u64)>, Reason> {
+        self.call_renew(node, self.lease_ms, draining_ms).await
     }
 
     /// Gives the name and the place back.
@@ -120,18 +151,26 @@ impl Registry {
         let _ = self.call_renew(node, 0, draining_ms).await;
     }
 
-    async fn call_renew(&mut self, node: NodeId, lease_ms: u64, draining_ms: u64) -> Result<(u64, u64), Reason> {
-        let mut call = script(Script::Renew, 4);
+    async fn call_renew(
+        &mut self,
+        node: NodeId,
+        lease_ms: u64,
+        draining_ms: u64,
+    ) -> Result<Option<(Living, u64)>, Reason> {
+        let mut call = script(Script::Renew, 5);
         call.arg(&self.keys[0]).arg(format!("{}{}", self.keys[3], node.place)).arg(&self.keys[2]).arg(&self.keys[4]);
+        call.arg(&self.keys[1]);
         call.arg(&self.boot).arg(lease_ms).arg(&self.name).arg(node.generation);
         call.arg(self.lease_ms * PLACE_LEASES).arg(draining_ms);
         let reply = self.ask(call).await?;
-        let parts = reply.as_sequence().unwrap_or_default();
-        let numbers = (parts.first().and_then(number), parts.get(1).and_then(number));
-        let (Some(living), Some(left_ms)) = numbers else {
-            return Err("the registry's answer cannot be read".into());
-        };
-        Ok((living, left_ms))
+        match reply.as_sequence() {
+            Some([]) => Ok(None),
+            Some([newest, left_ms, living]) => {
+                let read = Living::read(newest, living).zip(number(left_ms));
+                read.map(Some).ok_or_else(|| "the registry's answer cannot be read".into())
+            }
+            _ => Err("the registry's answer cannot be read".into()),
+        }
     }
 
     async fn ask(&mut self, call: redis::Cmd) -> Result<Value, Reason> {

@@ -9,6 +9,7 @@
 //! subscribe  ─> waits for the page of a follow, unless the channel is live ─> answer           following.rs
 //! feed       ─> next offset: out, and kept;  a hole: held until a page has filled it           feed.rs
 //! users      ─> where they are; orders about them to other nodes                               users.rs
+//! limit      ─> how many connections a user has on all nodes                                   places.rs
 //! drain      ─> what only this node knows of users, to whoever has them next                   parking.rs
 //! ```
 //! What the feed has brought since the channel became live is kept in its history, as a copy: whoever comes back is
@@ -25,6 +26,7 @@ mod calls;
 mod feed;
 mod following;
 mod parking;
+mod places;
 mod presence;
 mod publishing;
 #[cfg(test)]
@@ -40,7 +42,7 @@ use super::{Owner, Surroundings};
 use crate::backplane::{Answer, Buckets, Event, Feed, Refusal, Request, Subject, Token};
 use crate::call::HistoryAsk;
 use crate::ids::{ConnId, CoreId};
-use crate::lane_message::{LaneMessage, Origin, Position};
+use crate::lane_message::{LaneMessage, Origin, Position, UserEntrant};
 use crate::limits::TICK_MS;
 use crate::metrics::Metric;
 use crate::slots::Slots;
@@ -157,6 +159,12 @@ enum Asked {
     Park(Option<ConnId>),
     /// What others knew of a user, for a connect command.
     TakeParked(Box<Taker>),
+    /// A user's connection that wants to come in.
+    Enter(Box<UserEntrant>),
+    /// How many connections a user has here.
+    SetConnections {
+        user: Box<str>,
+    },
     /// Nobody waits for the answer.
     Nobody,
 }
@@ -258,6 +266,8 @@ impl Owner {
             Asked::Order(asker) => Self::order_passed_on(asker, result, around),
             Asked::Park(conn) => self.was_parked(conn, &result, around),
             Asked::TakeParked(taker) => self.was_taken(*taker, result),
+            Asked::Enter(entrant) => self.entered(*entrant, result),
+            Asked::SetConnections { user } => self.connections_set(user, &result),
             Asked::Nobody => {}
         }
     }

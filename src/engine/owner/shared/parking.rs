@@ -8,8 +8,9 @@ use alloc::vec::Vec;
 
 use super::super::{Owner, Surroundings};
 use super::Asked;
-use crate::backplane::{Answer, Park, Refusal, Request};
+use crate::backplane::{Answer, Park, Refusal, Request, Room};
 use crate::ids::ConnId;
+use crate::lane_message::UserEntrant;
 use crate::metrics::Metric;
 
 /// Who asks for what is parked.
@@ -23,13 +24,17 @@ pub struct Taker {
     pub user: Box<str>,
 }
 
-/// What came of a hand-over.
+/// What came of a hand-over, or of a question about a user's connections.
 #[derive(Debug)]
 pub enum Handed {
     /// The connection's things are parked, or cannot be: it may go.
     Parked(ConnId),
     /// What was parked for a user; none: nothing.
     Taken(Taker, Option<Box<[u8]>>),
+    /// Whether a user's connection may come in; none: the engine did not say.
+    Entered(UserEntrant, Option<Room>),
+    /// The engine may not know how many connections this user has here.
+    Unsaid(Box<str>),
 }
 
 impl Owner {

@@ -4,7 +4,8 @@
 -- for some time behind it.
 -- ARGV: 1 boot id, 2 lease in ms, 3 name, 4 places at most, 5 the place it had, 6 how long a place is kept for a node that
 -- has gone silent, in ms: its last batches are known by it, so it should find it again.
--- Returns { place, generation, living nodes, how long 5 is still there in ms or 0 }, or { ms until the other lease of this name ends }.
+-- Returns { place, generation, the newest generation, how long 5 is still there in ms or 0, { generations of living nodes } }, or
+-- { ms until the other lease of this name ends }.
 local held = redis.call('GET', KEYS[1])
 if held and held ~= ARGV[1] then
     return { math.max(1, redis.call('PTTL', KEYS[1])) }
@@ -34,4 +35,5 @@ redis.call('SET', KEYS[4] .. place, me, 'PX', ARGV[6])
 local now_ms = tonumber(now[1]) * 1000 + math.floor(tonumber(now[2]) / 1000)
 redis.call('ZADD', KEYS[3], now_ms + tonumber(ARGV[2]), generation)
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now_ms)
-return { place, generation, redis.call('ZCARD', KEYS[3]), math.max(0, redis.call('PTTL', KEYS[5])) }
+local living = redis.call('ZRANGE', KEYS[3], 0, -1)
+return { place, generation, generation, math.max(0, redis.call('PTTL', KEYS[5])), living }
