@@ -85,7 +85,9 @@ pub fn threads_run_ns(pids: &[u32]) -> BTreeMap<String, u64> {
     for pid in pids {
         let Ok(entries) = fs::read_dir(format!("/proc/{pid}/task")) else { continue };
         for task in entries.flatten().map(|entry| entry.path()) {
-            let (Ok(name), Some(run_ns)) = (fs::read_to_string(task.join("comm")), task_run_ns(&task)) else { continue };
+            let (Ok(name), Some(run_ns)) = (fs::read_to_string(task.join("comm")), task_run_ns(&task)) else {
+                continue;
+            };
             *found.entry(format!("{pid}/{}", name.trim_end())).or_default() += run_ns;
         }
     }
