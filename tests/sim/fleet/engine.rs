@@ -64,8 +64,11 @@ struct Kept {
     /// Whether it is a user, and the name.
     interest: BTreeMap<(bool, Box<str>), BTreeSet<u32>>,
     keys: BTreeMap<(Box<str>, Box<[u8]>), Position>,
-    parked: BTreeMap<Box<str>, (VecDeque<Box<[u8]>>, u64)>,
+    parked: BTreeMap<Box<str>, Parked>,
 }
+
+/// What is parked for a user, the oldest first, and until when.
+type Parked = (VecDeque<Box<[u8]>>, u64);
 
 #[derive(Clone)]
 struct Channel {
@@ -186,6 +189,7 @@ impl Engine {
                 self.draining_until_ms = self.draining_until_ms.max(self.now_ms + ttl_ms);
                 Answer::Done
             }
+            Request::Enter(_) | Request::SetConnections { .. } => panic!("no plan limits connections per user"),
             Request::Describe { .. } | Request::Nodes => panic!("control planes ask for nodes, owners do not"),
         })
     }
