@@ -5,7 +5,7 @@
 //! has the subscription in its result with exactly what was published meanwhile; presence on the other node has the user all
 //! the time; who stayed asked the engine about hand-overs only because some node drained.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ringway_tests::eventually;
 use ringway_tests::fleet::{Engine, Fleet, Node, NodeOptions, RedisServer, Workspace};
