@@ -8,7 +8,7 @@
 #   make under-fire             minutes of channels left and taken up again, cuts and moving slots, on three nodes and a cluster
 #   make sim-fleet              20,000 seeds of the simulation of several nodes (RINGWAY_SIM_SEEDS: another number)
 #   make bench                  micro benches; make bench-fanout: Ringway, the floor and Bun side by side
-#   make bench-all              every comparison below, with its dated page (root; some 70 minutes of a quiet machine)
+#   make bench-all              every comparison below, with its dated page (root; some 110 minutes of a quiet machine)
 #   make bench-presence         members of a channel of 1,000 to 100,000 leave and join again: CPU and bytes per event
 #   make bench-deflate          a 1 KiB broadcast to 10,000 clients with and without compression: CPU, bytes, memory
 #   make bench-storm            everybody connects at once: CPU per upgrade, and per upgrade with token and subscribe
