@@ -6,7 +6,7 @@ in bench/results.
 
 The same connections twice, on fresh processes: once without subscriptions, once with all of them. The difference of the
 nodes' resident memory, divided by channels, is what a channel with its subscription costs a node; that of the engine's
-used_memory what it costs the engine. Then each channel gets one publication, and is read again. A node without backplane
+used_memory what it costs the engine. With `publish` each channel then gets one publication, and is read again. A node without backplane
 holds as many channels and connections as each node of the fleet does. Kernel memory is not in it.
 """
 import argparse
@@ -72,7 +72,7 @@ class Setup:
         channels = self.scenario["channels"] // self.part
         command = [running.programs() / "ringway-loadgen", "ingest", "--json", "-n", 4, "-m", channels, "--count", channels,
                    "--channel-prefix", f"{namespace}:channel-", "--payload-bytes", self.scenario["payload_bytes"],
-                   "--ingest", f"127.0.0.1:{self.nodes[0].ports['ingest']}", "--stall-s", 60]
+                   "--rate", self.scenario["publish_rate"], "--ingest", f"127.0.0.1:{self.nodes[0].ports['ingest']}", "--stall-s", 60]
         done = subprocess.run([str(part) for part in command], capture_output=True, text=True, timeout=running.RUN_S)
         if done.returncode != 0:
             sys.exit(f"the load generator failed: {command}\n{done.stdout}\n{done.stderr}")
