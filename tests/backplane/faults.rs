@@ -67,6 +67,7 @@ fn a_server_that_comes_back_empty_begins_new_epochs() {
     let mut server = Server::start(Kind::Valkey, &[]);
     let fleet = RedisFleet::single(&[server.address()]);
     let mut fire = Fire::new("empty", fleet.nodes(2), fleet.nodes(2));
+    fire.forgets = true;
     fire.run_for(SECOND / 2);
     server.kill();
     fire.run_for(SECOND / 4);
@@ -84,6 +85,7 @@ fn a_promoted_replica_begins_new_epochs() {
         wait_for_replica(&primary);
         let fleet = RedisFleet::single(&[primary.address(), replica.address()]);
         let mut fire = Fire::new("failover", fleet.nodes(2), fleet.nodes(2));
+        fire.forgets = true;
         fire.replicated = replicated;
         fire.run_for(SECOND / 2);
         primary.kill();
@@ -107,6 +109,7 @@ fn sentinels_name_the_primary() {
     let sentinel = Server::sentinel(primary.port());
     let fleet = RedisFleet::new(Mode::Sentinel, &[sentinel.address()], |_| {});
     let mut fire = Fire::new("sentinel", fleet.nodes(1), fleet.nodes(1));
+    fire.forgets = true;
     fire.run_for(SECOND / 2);
     primary.kill();
     fire.finish();
@@ -279,6 +282,7 @@ fn a_primary_of_a_cluster_is_replaced() {
     wait_for_replica(&cluster.servers[0]);
     let fleet = RedisFleet::new(Mode::Cluster, &cluster.addresses(), |_| {});
     let mut fire = Fire::new("takeover", fleet.nodes(1), fleet.nodes(1));
+    fire.forgets = true;
     fire.run_for(SECOND / 2);
     let failover = redis::cmd("CLUSTER").arg("FAILOVER").arg("TAKEOVER").exec(&mut replica.client());
     failover.expect("the replica takes over");

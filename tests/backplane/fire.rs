@@ -30,6 +30,8 @@ pub(crate) struct Fire {
     channels: Vec<String>,
     /// Publishes are only acknowledged once a replica has them.
     pub(crate) replicated: bool,
+    /// An engine may lose what it had: what was sent again may stand in another history too.
+    pub(crate) forgets: bool,
     /// Times a follower found another epoch than it knew.
     pub(crate) epoch_changes: u64,
     pub(crate) unknown: u64,
@@ -86,6 +88,8 @@ impl Publisher {
     fn submit(&mut self) {
         for one in self.under_way.values_mut() {
             if one.token.is_none() && self.node.open.contains(route::bucket(&one.batch.channel)) {
+                // Each time another one: an engine that has lost its memory may get both copies.
+                one.batch.fresh = self.node.fresh();
                 one.token = Some(self.node.submit(Request::Publish(one.batch.clone())));
             }
         }
@@ -94,13 +98,16 @@ impl Publisher {
 
 impl Ledger {
     #[track_caller]
-    fn seen(&mut self, channel: usize, epoch: Epoch, offset: u64, record: &[u8]) {
+    fn seen(&mut self, forgets: bool, channel: usize, epoch: Epoch, offset: u64, record: &[u8]) {
         let id = u64::from_le_bytes(record.try_into().expect("8 bytes"));
         assert!(!self.refused.contains(&id), "record {id} was refused and is there");
         let was = *self.records.entry((channel, epoch, offset)).or_insert(id);
         assert_eq!(was, id, "two records at {offset} of {epoch} in channel {channel}");
-        let place = *self.places.entry(id).or_insert((channel, epoch, offset));
-        assert_eq!(place, (channel, epoch, offset), "record {id} has two positions");
+        let place = self.places.entry(id).or_insert((channel, epoch, offset));
+        if forgets && place.1 != epoch {
+            *place = (channel, epoch, offset);
+        }
+        assert_eq!(*place, (channel, epoch, offset), "record {id} has two positions");
     }
 }
 
@@ -116,6 +123,7 @@ impl Fire {
             ledger: Ledger::default(),
             channels: (0..CHANNELS).map(|n| format!("fire:{test}:{n}")).collect(),
             replicated: false,
+            forgets: false,
             epoch_changes: 0,
             unknown: 0,
             unavailable: 0,
@@ -229,7 +237,7 @@ impl Fire {
                     assert!(!published.duplicate);
                     for (n, record) in one.batch.records.iter().enumerate() {
                         let (epoch, offset) = (published.first.epoch, published.first.offset + n as u64);
-                        self.ledger.seen(*channel, epoch, offset, record);
+                        self.ledger.seen(self.forgets, *channel, epoch, offset, record);
                         let id = u64::from_le_bytes(record[..].try_into().expect("8 bytes"));
                         self.ledger.acknowledged.push((*channel, epoch, offset, id));
                     }
@@ -295,7 +303,7 @@ impl Fire {
                 follower.node.brokens
             );
             for (offset, record) in (first..).zip(&records) {
-                self.ledger.seen(channel, epoch, offset, record);
+                self.ledger.seen(self.forgets, channel, epoch, offset, record);
                 let cursor = state.cursor.as_mut().expect("a live channel has one");
                 cursor.offset = cursor.offset.max(offset);
             }
@@ -329,7 +337,7 @@ impl Fire {
                 None => {}
             }
             for (offset, record) in (page.first..).zip(&page.records) {
-                self.ledger.seen(channel, page.top.epoch, offset, record);
+                self.ledger.seen(self.forgets, channel, page.top.epoch, offset, record);
             }
             state.cursor = Some(page.top);
             // What broke since it was asked is asked again.
