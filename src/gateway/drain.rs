@@ -185,6 +185,10 @@ impl Drain {
         self.clients_at_start.store(clients, Ordering::Relaxed);
         self.began_ms.store(clock::now_ms(), Ordering::Relaxed);
         log::info("drain", "begins", &[("cause", &cause), ("clients", &clients), ("rate_per_s", &self.rate_per_s)]);
+        self.begun.notify_one();
+    }
+
+    fn warn_if_too_short(&self, clients: u64) {
         let leaving_ms = clients * 1_000 / u64::from(self.rate_per_s.max(1));
         let needed_ms = self.grace_ms + leaving_ms + self.leave_delay_ms + self.backends_ms;
         if needed_ms > self.deadline_ms {
@@ -194,7 +198,6 @@ impl Drain {
                 &[("needed_ms", &needed_ms), ("deadline_ms", &self.deadline_ms)],
             );
         }
-        self.begun.notify_one();
     }
 
     /// Closes everybody at once; does nothing before it has begun.
@@ -253,6 +256,7 @@ impl Drain {
         look_again().await;
         look_again().await;
         self.clients_at_start.fetch_max(self.metrics.total(Metric::ConnectionsOpen), Ordering::Relaxed);
+        self.warn_if_too_short(self.clients_at_start.load(Ordering::Relaxed));
         let clients: Vec<u64> =
             (0..shared.drain.paces.len()).map(|shard| self.metrics.of(shard, Metric::ConnectionsOpen)).collect();
         for (place, pace) in shared.drain.paces.iter().zip(paces(self.rate_per_s, &clients)) {
