@@ -116,6 +116,8 @@ struct Place {
     announced: bool,
     /// It has ever said so.
     unrecovered: bool,
+    /// It was answered when everything had been published.
+    answered_last: bool,
 }
 
 /// A server's answer to a subscribe.
@@ -162,6 +164,8 @@ pub struct PositionChecker {
     /// (subscription, number) that came again, somewhere behind an announcement.
     again: Vec<(u32, u32)>,
     examples: Vec<String>,
+    /// Publications of each channel that are due, once nothing more is published.
+    due: Option<Vec<u32>>,
 }
 
 impl PositionChecker {
@@ -180,6 +184,7 @@ impl PositionChecker {
             counts: Counts::default(),
             again: Vec::new(),
             examples: Vec::new(),
+            due: None,
         }
     }
 
@@ -206,6 +211,7 @@ impl PositionChecker {
     pub fn answered(&mut self, subscription: u32, answer: Answer<'_>) {
         let epoch = self.epoch_number(answer.epoch);
         let place = &mut self.places[subscription as usize];
+        place.answered_last = self.due.is_some();
         if place.epoch == 0 {
             (place.epoch, place.offset) = (epoch, answer.offset);
         } else if answer.recovered {
@@ -320,12 +326,33 @@ impl PositionChecker {
         true
     }
 
-    /// Whether every subscription has what its writer had confirmed: so many publications of each channel.
-    pub fn settled(&self, confirmed: &[u32]) -> bool {
-        (0..self.places.len() as u32).all(|subscription| {
-            let due = confirmed.get(self.channel_of(subscription) as usize).copied().unwrap_or(0);
-            self.places[subscription as usize].next >= due
-        })
+    /// Everything was published: `confirmed` publications of each channel, which is what is due from here on.
+    pub fn ended(&mut self, confirmed: Vec<u32>) {
+        self.due = Some(confirmed);
+    }
+
+    /// Whether every subscription has what its writer had confirmed. One behind an announcement may have no more to come;
+    /// only an answer behind the last publication says so.
+    pub fn settled(&self) -> bool {
+        let told = |place: &Place| place.announced && place.answered_last;
+        self.due.is_some() && self.indices().all(|one| !self.is_behind(one) || told(&self.places[one as usize]))
+    }
+
+    /// Subscriptions that have to ask once more, because nothing came behind an announcement.
+    pub fn in_doubt(&self) -> Vec<u32> {
+        let doubtful = |place: &Place| place.announced && !place.answered_last;
+        self.indices().filter(|&one| self.is_behind(one) && doubtful(&self.places[one as usize])).collect()
+    }
+
+    fn indices(&self) -> std::ops::Range<u32> {
+        0..self.places.len() as u32
+    }
+
+    /// Whether a subscription lacks something that is due.
+    fn is_behind(&self, subscription: u32) -> bool {
+        let Some(due) = &self.due else { return false };
+        let due = due.get(self.channel_of(subscription) as usize).copied().unwrap_or(0);
+        self.places[subscription as usize].next < due
     }
 
     /// The first deliveries that came again or late, in words.

@@ -27,7 +27,35 @@ fn a_first_subscribe_is_no_recovery_and_in_order_is_intact() {
     assert_eq!(counts, Counts { received: 4, ..Counts::default() });
     assert!(counts.intact());
     assert_eq!(checker.position(0), Some(("a", 14)));
-    assert!(checker.settled(&[4]) && !checker.settled(&[5]));
+    assert!(!checker.settled(), "it is not over");
+    checker.ended(vec![5]);
+    assert!(!checker.settled());
+    checker.ended(vec![4]);
+    assert!(checker.settled());
+}
+
+#[test]
+fn behind_an_announcement_only_a_last_answer_settles() {
+    let mut checker = subscribed();
+    deliver(&mut checker, &[0, 1]);
+    checker.answered(0, Answer { epoch: "b", offset: 3, recovered: false });
+    assert!(checker.in_doubt().is_empty(), "it is not over");
+    checker.ended(vec![5]);
+    assert!(!checker.settled(), "more may have been published behind the answer");
+    assert_eq!(checker.in_doubt(), [0]);
+    checker.answered(0, Answer { epoch: "b", offset: 3, recovered: true });
+    assert!(checker.settled() && checker.in_doubt().is_empty());
+    let (counts, _) = checker.finish(&[5], &[]);
+    assert_eq!((counts.announced, counts.missing_at_end, counts.lost), (3, 0, 0));
+}
+
+#[test]
+fn an_answer_settles_nothing_without_an_announcement() {
+    let mut checker = subscribed();
+    deliver(&mut checker, &[0, 1]);
+    checker.ended(vec![3]);
+    checker.answered(0, Answer { epoch: "a", offset: 12, recovered: true });
+    assert!(!checker.settled() && checker.in_doubt().is_empty());
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //!
 //! Invariants: what comes before the answer to an unsubscribe counts and moves the position; what comes behind it, before the
 //! answer to the next subscribe, is foreign. A client that is cut off comes back without what it had left. Behind the load
-//! everybody comes back to everything, so that the checker can ask for all of it.
+//! everybody comes back to everything, so that the checker can ask for all of it; who was told that something may be missing
+//! and has had nothing since leaves and comes back once more, as only an answer behind the last publication is the last word.
 use super::report::FleetReport;
 use super::worker::{FleetWorker, Phase};
 use crate::net;
@@ -145,6 +146,17 @@ impl FleetWorker {
     pub(super) fn listens(&self, client: u32, index: u32) -> bool {
         let place = &self.clients[client as usize];
         (place.standing | place.leaving) & (1 << index) != 0
+    }
+
+    /// Behind the load: lets those ask once more who cannot tell whether more will come.
+    pub(super) fn ask_again(&mut self) {
+        for subscription in self.checker.in_doubt() {
+            let (client, index) =
+                (subscription / self.config.layout.subscriptions, subscription % self.config.layout.subscriptions);
+            if self.clients[client as usize].phase == Phase::Open {
+                self.leave(client, index);
+            }
+        }
     }
 
     /// Behind the load: brings everybody back to what was left.

@@ -148,8 +148,9 @@ impl FleetWorker {
                 self.answer_came(client);
                 if temporary {
                     count_reason(&mut self.tally.refused_subscribes, &text);
-                    let delay_ns = self.config.backoff.delay_ns(0, &mut self.random);
-                    self.set_alarm(net::now_ns() + delay_ns, client, Alarm::Subscribe(id - CONNECT_ID - 1));
+                    let (index, delay_ns) = (id - CONNECT_ID - 1, self.config.backoff.delay_ns(0, &mut self.random));
+                    self.clients[client as usize].refused |= 1u32.checked_shl(index).unwrap_or(0);
+                    self.set_alarm(net::now_ns() + delay_ns, client, Alarm::Subscribe(index));
                 } else {
                     count_reason(&mut self.tally.faults, &format!("subscribe refused: {text}"));
                 }
@@ -229,6 +230,15 @@ impl FleetWorker {
         place.standing &= !(1 << index);
         if place.absent_ns == 0 {
             place.absent_ns = net::now_ns();
+        }
+    }
+
+    /// Subscribes again to what was refused for now, unless the connection has ended since: the next one subscribes to all.
+    pub(super) fn retry(&mut self, client: u32, index: u32) {
+        let place = &mut self.clients[client as usize];
+        if place.refused & 1 << index != 0 {
+            place.refused &= !(1 << index);
+            self.subscribe_again(client, index);
         }
     }
 

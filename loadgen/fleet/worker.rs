@@ -79,6 +79,8 @@ pub(super) struct Client {
     pub(super) left: u32,
     /// Of them, those whose unsubscribe has no answer yet.
     pub(super) leaving: u32,
+    /// Subscriptions that were refused for now and are tried again when an alarm rings, a bit each.
+    pub(super) refused: u32,
     /// It was whole once.
     pub(super) begun: bool,
     /// Since when it waits for what the phase waits for; while it is open, when bytes came last.
@@ -105,6 +107,7 @@ impl Client {
             asked: 0,
             left: 0,
             leaving: 0,
+            refused: 0,
             begun: false,
             since_ns: 0,
             asked_ns: 0,
@@ -167,7 +170,8 @@ pub(crate) struct FleetWorker {
     pub(super) loaded: bool,
     /// Interval of pings that the server announced, in ms; 0: none come.
     pub(super) ping_ms: u64,
-    confirmed: Option<Vec<u32>>,
+    /// Nothing more is published; everybody shall have all of it.
+    settling: bool,
     looked_ns: u64,
     exiting: bool,
 }
@@ -209,7 +213,7 @@ impl FleetWorker {
             whole: 0,
             loaded: false,
             ping_ms: 0,
-            confirmed: None,
+            settling: false,
             looked_ns: 0,
             exiting: false,
             config,
@@ -273,7 +277,7 @@ impl FleetWorker {
             self.alarms.pop();
             match (alarm, self.clients[client as usize].phase) {
                 (Alarm::Connect, Phase::Away) => self.connect(client),
-                (Alarm::Subscribe(index), Phase::Open) => self.subscribe_again(client, index),
+                (Alarm::Subscribe(index), Phase::Open) => self.retry(client, index),
                 _ => {}
             }
         }
@@ -318,7 +322,7 @@ impl FleetWorker {
         let was_whole = self.is_whole(client);
         let place = &mut self.clients[client as usize];
         place.socket = None;
-        (place.standing, place.asked, place.leaving) = (0, 0, 0);
+        (place.standing, place.asked, place.leaving, place.refused) = (0, 0, 0, 0);
         match mem::replace(&mut place.phase, Phase::Away) {
             Phase::Open => {
                 count_reason(&mut self.tally.closes, reason);
@@ -490,9 +494,13 @@ impl FleetWorker {
         let all_there = self.clients.iter().all(|place| place.phase == Phase::Gone || place.left == 0)
             && self.whole as usize + self.clients.iter().filter(|place| place.phase == Phase::Gone).count()
                 == self.clients.len();
-        if all_there && self.confirmed.as_ref().is_some_and(|confirmed| self.checker.settled(confirmed)) {
-            self.confirmed = None;
-            say(&FleetNote::Settled)?;
+        if self.settling && all_there {
+            if self.checker.settled() {
+                self.settling = false;
+                say(&FleetNote::Settled)?;
+            } else {
+                self.ask_again();
+            }
         }
         let received = self.checker.counts().received;
         say(&FleetNote::Status { whole: self.whole, received, reconnects: self.tally.reconnects })
@@ -533,7 +541,10 @@ impl FleetWorker {
                 self.writers.stop();
                 self.churn.stop();
             }
-            FleetOrder::Settle { confirmed } => self.confirmed = Some(confirmed),
+            FleetOrder::Settle { confirmed } => {
+                self.checker.ended(confirmed);
+                self.settling = true;
+            }
             FleetOrder::Report { written, unconfirmed } => {
                 let report = self.report(&written, &unconfirmed);
                 say(&FleetNote::Report(Box::new(report)))?;

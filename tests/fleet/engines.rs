@@ -63,6 +63,7 @@ fn sentinels_promote_the_replica_of_a_killed_primary() {
     assert_eq!(failover.primary(), failover.servers[0].address);
     failover.fail_over();
     assert_eq!(failover.primary(), failover.servers[1].address);
+    assert_eq!(failover.promotions(), 1);
 }
 
 #[test]

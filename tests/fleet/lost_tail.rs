@@ -45,10 +45,22 @@ fn failed_over(name: &str, durability: &str) -> (Value, u64) {
     redis.fail_over_behind();
     load.wait_deliveries(2_000);
     let report = load.finish();
-    println!("{durability}: {without_copy} without a copy | {} | {}", summary(&report), report["deliveries"]);
+    let promotions = redis.promotions();
+    println!(
+        "{durability}: {promotions} promotions | {without_copy} without a copy | {} | {}",
+        summary(&report),
+        report["deliveries"]
+    );
     assert_never_silent(&report);
-    assert_eq!(number(&report, "acknowledged_epoch_changes"), 40, "each channel, once: {report:#}");
-    assert_eq!(number(&report, "deliveries.unrecovered"), 200, "each subscription is told, once: {report:#}");
+    let (changes, told) = (number(&report, "acknowledged_epoch_changes"), number(&report, "deliveries.unrecovered"));
+    if promotions == 1 {
+        assert_eq!(changes, 40, "each channel, once: {report:#}");
+        assert_eq!(told, 200, "each subscription is told, once: {report:#}");
+    } else {
+        // Sentinels may replace a server that stood still. A channel that nobody wrote between has begun one epoch for two.
+        assert!((40..=40 * promotions).contains(&changes), "{promotions} promotions: {report:#}");
+        assert!((200..=200 * promotions).contains(&told), "{promotions} promotions: {report:#}");
+    }
     assert_eq!(number(&report, "connections_lost"), number(&report, "cut_off"), "no other end: {report:#}");
     (report, without_copy)
 }
