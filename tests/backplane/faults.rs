@@ -128,8 +128,37 @@ fn a_replicated_publish_without_a_replica_is_unknown_and_happens_once() {
     assert_eq!(node.answer(token), Err(Refusal::Unknown));
     let replica = Server::start(Kind::Redis, &["--replicaof", "127.0.0.1", &server.port().to_string()]);
     wait_for_replica(&server);
-    assert_eq!(node.publish_batch(batch).first.offset, 1);
+    assert_eq!(node.publish_once_replicated(batch).first.offset, 1);
     assert_eq!(node.read("wait:1", None, 10, false).records.len(), 1);
+    drop(replica);
+}
+
+/// WAIT holds up its connection: a channel that wants replicas must not slow those that do not.
+#[test]
+fn without_a_replica_nobody_waits_for_one() {
+    let server = Server::start(Kind::Redis, &[]);
+    let fleet = RedisFleet::new(Mode::Single, &[server.address()], |settings| settings.replica_wait_ms = 500);
+    let (mut node, metrics) = fleet.named("n");
+    let mut batch = node.batch("wait:1", &[b"1"]);
+    batch.replicated = true;
+    // Nobody knows yet that there is none: once it happens, and is not confirmed.
+    let mut outcomes = (0..20).map(|_| {
+        let token = node.submit(Request::Publish(batch.clone()));
+        node.answer(token)
+    });
+    assert_eq!(outcomes.find(|outcome| *outcome != Err(Refusal::Unknown)), Some(Err(Refusal::Unavailable)));
+    for number in 0..20 {
+        let mut batch = node.batch("wait:1", &[b"2"]);
+        batch.replicated = true;
+        let token = node.submit(Request::Publish(batch));
+        node.publish(&format!("other:{number}"), &[b"1"]);
+        assert_eq!(node.answer(token), Err(Refusal::Unavailable));
+    }
+    assert_eq!(node.read("wait:1", None, 10, false).records, [Box::from(*b"1")], "the others were not begun");
+    assert!(metrics.get(Number::Unreplicated) >= 20);
+    let replica = Server::start(Kind::Redis, &["--replicaof", "127.0.0.1", &server.port().to_string()]);
+    wait_for_replica(&server);
+    assert_eq!(node.publish_once_replicated(batch).first.offset, 1);
     drop(replica);
 }
 

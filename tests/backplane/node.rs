@@ -168,6 +168,19 @@ impl Node {
         }
     }
 
+    /// Publishes as often as it takes until a replica is seen to be there.
+    #[track_caller]
+    pub(crate) fn publish_once_replicated(&mut self, batch: PublishBatch) -> Published {
+        loop {
+            let token = self.submit(Request::Publish(batch.clone()));
+            match self.answer(token) {
+                Ok(Answer::Published(published)) => return published,
+                Err(Refusal::Unavailable) => std::thread::sleep(Duration::from_millis(50)),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+
     #[track_caller]
     pub(crate) fn publish(&mut self, channel: &str, records: &[&[u8]]) -> Published {
         let batch = self.batch(channel, records);

@@ -29,6 +29,7 @@ pub enum Number {
     RoundTrips,
     RoundTripNanos,
     Stale,
+    Unreplicated,
     Registrations,
     LivingNodes,
     SpillBytes,
@@ -88,6 +89,11 @@ pub const BACKPLANE_ROWS: &[Row] = &[
         "ringway_backplane_stale_total",
         "",
         "Calls that met a replication id other than their connection's: after a failover one per channel, which begins a new epoch.",
+    ),
+    counter(
+        "ringway_backplane_unreplicated_total",
+        "",
+        "Publishes with durability fleet that were not begun because the primary had no replica that could confirm them; they wait for limits.backplane_wait_ms.",
     ),
     counter(
         "ringway_backplane_registrations_total",

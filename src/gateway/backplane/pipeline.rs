@@ -2,13 +2,14 @@
 //!
 //! In: requests; replies, in the order of the commands. Out: answers. Invariants: commands of one channel are sent in the
 //! order of their requests; a request gets one answer, also when the connection dies; a call that must be made again
-//! (stale id, forgotten script) is made behind what cured it, on the same connection.
+//! (stale id, forgotten script) is made behind what cured it, on the same connection; without a replica at most one WAIT
+//! per ROLE holds up what comes behind it.
 
 use std::collections::VecDeque;
 use std::mem;
 
 use redis::{Value, cmd};
-use ringway_engine::backplane::{Answer, Event, Refusal, Request};
+use ringway_engine::backplane::{Answer, Event, NodeId, Refusal, Request};
 use ringway_engine::ids::Bucket;
 use ringway_sys::thread::monotonic_ns;
 
@@ -63,6 +64,8 @@ pub(super) struct Pipeline {
     held: Vec<(Job, Answer)>,
     /// A replicated publish was sent and no WAIT behind it.
     wait: bool,
+    /// The last ROLE named no replica, or the last WAIT was in vain: what wants a replica's copy is refused, not begun.
+    without_replica: bool,
     replication_id: String,
     /// When the oldest command was found late, so many looks ago.
     late: u32,
@@ -80,15 +83,19 @@ impl Pipeline {
     }
 
     /// Sends what may be sent.
-    pub(super) fn fill(&mut self, common: &Common, node: ringway_engine::backplane::NodeId, link: &mut Link) {
+    pub(super) fn fill(&mut self, common: &Common, node: NodeId, link: &mut Link, out: &mut Vec<Event>) {
         while self.sent.len() < COMMANDS_IN_FLIGHT_MAX && self.bytes < BYTES_IN_FLIGHT_MAX {
             let Some(job) = self.waiting.pop_front() else { break };
-            self.send(common, node, link, job);
+            self.send(common, node, link, job, out);
         }
         self.end_run(common, link);
     }
 
-    fn send(&mut self, common: &Common, node: ringway_engine::backplane::NodeId, link: &mut Link, job: Job) {
+    fn send(&mut self, common: &Common, node: NodeId, link: &mut Link, job: Job, out: &mut Vec<Event>) {
+        if self.without_replica && is_replicated(&job.request) {
+            common.metrics.add(Number::Unreplicated, 1);
+            return common.answer(job, Err(Refusal::Unavailable), out);
+        }
         let living = common.living();
         let place = Place {
             living: &living,
@@ -142,7 +149,7 @@ impl Pipeline {
     pub(super) fn reply(
         &mut self,
         common: &Common,
-        node: ringway_engine::backplane::NodeId,
+        node: NodeId,
         link: &mut Link,
         value: Value,
         out: &mut Vec<Event>,
@@ -156,6 +163,7 @@ impl Pipeline {
             }
             Sent::Wait => {
                 let has_replica = number(&value).is_some_and(|replicas| replicas > 0);
+                self.without_replica |= !has_replica;
                 for (job, answer) in mem::take(&mut self.held) {
                     common.answer(job, if has_replica { Ok(answer) } else { Err(Refusal::Unknown) }, out);
                 }
@@ -165,6 +173,9 @@ impl Pipeline {
                 if role != Some("master") {
                     return Err("the server is no primary any more".into());
                 }
+                // Those that are connected and in step; one that hangs shows in the next WAIT.
+                let replicas = value.as_sequence().and_then(|parts| parts.get(2)?.as_sequence());
+                self.without_replica = replicas.is_some_and(<[Value]>::is_empty);
             }
             Sent::Identity => {
                 let (now, before) = opening::identities(text(&value).unwrap_or_default())?;
@@ -174,7 +185,7 @@ impl Pipeline {
                     // A slot that has moved comes whole from a primary that lives on. This server's own past does not.
                     let moved = stored != before && stored != self.replication_id && common.is_living(&stored);
                     job.again = if moved { Again::Adopted } else { Again::NewHistory };
-                    self.send(common, node, link, job);
+                    self.send(common, node, link, job, out);
                 }
                 self.end_run(common, link);
             }
@@ -185,7 +196,7 @@ impl Pipeline {
                 }
                 if self.loads == 0 {
                     for job in mem::take(&mut self.unloaded) {
-                        self.send(common, node, link, job);
+                        self.send(common, node, link, job, out);
                     }
                     self.end_run(common, link);
                 }

@@ -93,7 +93,7 @@ rows! {
         "Seldom.";
     "backplane.replica_wait_ms" => integer!("ms" 10..=60_000, replica_wait_ms);
         "How long a publish that wants a replica's copy waits for it (WAIT). Over: its outcome is unknown and it is sent again.";
-        "Other requests to that primary wait behind it.";
+        "Other requests to that primary wait behind it, so that at most one wait a second is in vain: without a replica such publishes are not begun.";
         "Above the usual lag of replicas.";
     "backplane.channel_meta_ttl_ms" => integer!("ms" 60_000..=31_536_000_000, channel_meta_ttl_ms);
         "How long the engine remembers epoch and offset of a channel that nobody uses. After it the channel begins a new epoch. A channel whose history lives longer is remembered as long as that.";

@@ -257,7 +257,7 @@ impl Serving {
         let buckets = session.buckets.clone();
         self.inboxes.take(&session.common, self.node.generation, &mut self.feed, &buckets);
         loop {
-            self.pipeline.fill(&session.common, self.node, &mut self.commands);
+            self.pipeline.fill(&session.common, self.node, &mut self.commands, &mut session.out);
             self.commands.write_some().map_err(End::Failed)?;
             session.flush().await?;
             tokio::select! {
