@@ -199,8 +199,10 @@ pub struct Follow {
     /// What this node has: records of the answer are behind it, none if the epoch does not hold any more. None: records
     /// from anywhere.
     pub since: Option<Position>,
-    /// Records at most, the latest ones; fewer are given only when no more are kept behind `since`.
+    /// Records at most, the latest ones; fewer are given only when no more are kept behind `since`, or for `bytes_max`.
     pub limit: u32,
+    /// Bytes of records at most; the latest one is given however large it is.
+    pub bytes_max: u32,
     /// The channel's epoch, if it has none or needs another.
     pub fresh: Epoch,
 }
@@ -214,6 +216,8 @@ pub struct Read {
     pub since: Option<Offset>,
     /// Records at most.
     pub limit: u32,
+    /// Bytes of records at most; the first one is given however large it is.
+    pub bytes_max: u32,
     /// Newest first.
     pub reverse: bool,
     /// The channel's epoch, if it has none or needs another.

@@ -339,9 +339,9 @@ impl Hub {
         let channel = self.channel(&follow.channel, follow.fresh);
         let latest = channel.records.len().saturating_sub(follow.limit as usize);
         let page = match follow.since {
-            Some(since) if since.epoch != channel.epoch => channel.page(0, 0, false),
-            Some(since) => channel.page(latest.max(channel.behind(since.offset)), follow.limit, false),
-            None => channel.page(latest, follow.limit, false),
+            Some(since) if since.epoch != channel.epoch => channel.page(0, 0, 0, false),
+            Some(since) => channel.latest(latest.max(channel.behind(since.offset)), follow),
+            None => channel.latest(latest, follow),
         };
         Page { joined, ..page }
     }
@@ -354,7 +354,7 @@ impl Hub {
             (Some(since), false) => channel.behind(since),
             (Some(since), true) => channel.behind(since.saturating_sub(1)),
         };
-        channel.page(from, read.limit, read.reverse)
+        channel.page(from, read.limit, read.bytes_max, read.reverse)
     }
 
     fn tell(&mut self, tell: Tell) -> u32 {
@@ -404,6 +404,16 @@ fn interest_of(subject: &Subject) -> (bool, Box<str>) {
     }
 }
 
+/// How many of these records a page may have: so many of so many bytes at most, but at least one.
+fn fitting<'a>(records: impl Iterator<Item = &'a Box<[u8]>>, limit: u32, bytes_max: u32) -> usize {
+    let mut bytes = 0;
+    let fits = |(index, size): &(usize, usize)| {
+        bytes += size;
+        *index == 0 || bytes <= bytes_max as usize
+    };
+    records.take(limit as usize).map(|record| record.len()).enumerate().take_while(fits).count()
+}
+
 impl Channel {
     /// What has just become the top.
     fn keep(&mut self, records: &[Box<[u8]>], keep: Keep, now_ms: u64) {
@@ -419,15 +429,22 @@ impl Channel {
         usize::try_from((offset + 1).saturating_sub(oldest)).unwrap_or(usize::MAX).min(self.records.len())
     }
 
+    /// The latest records behind a place among those kept: as many as a follow may have.
+    fn latest(&self, from: usize, follow: &Follow) -> Page {
+        let fitting = fitting(self.records.iter().skip(from).rev(), follow.limit, follow.bytes_max);
+        self.page(self.records.len() - fitting, follow.limit, follow.bytes_max, false)
+    }
+
     /// Records behind (with `reverse` before) a place among those kept.
-    fn page(&self, from: usize, limit: u32, reverse: bool) -> Page {
+    fn page(&self, from: usize, limit: u32, bytes_max: u32, reverse: bool) -> Page {
         let oldest = self.top + 1 - self.records.len() as u64;
         let top = Position { offset: self.top, epoch: self.epoch };
-        let limit = limit as usize;
         let (first, records): (usize, Vec<_>) = if reverse {
-            (from.wrapping_sub(1), self.records.iter().take(from).rev().take(limit).cloned().collect())
+            let records = self.records.iter().take(from).rev();
+            (from.wrapping_sub(1), records.clone().take(fitting(records, limit, bytes_max)).cloned().collect())
         } else {
-            (from, self.records.iter().skip(from).take(limit).cloned().collect())
+            let records = self.records.iter().skip(from);
+            (from, records.clone().take(fitting(records, limit, bytes_max)).cloned().collect())
         };
         let first = if records.is_empty() { 0 } else { oldest + first as u64 };
         Page { top, first, records, joined: false }

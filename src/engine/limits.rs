@@ -117,6 +117,9 @@ pub struct Limits {
     pub backplane_wait_ms: u32,
     /// Bytes of publications that wait on one shard for the backplane. Over: error 111 (temporary).
     pub backplane_queue_bytes_max: u32,
+    /// Bytes of history that one answer of the engine may have when a channel is followed. Over: the latest; who lacks older
+    /// ones is told (2500, or `recovered:false`). At least twice `recovery_bytes_max`.
+    pub page_bytes_max: u32,
     /// How often a channel's or user's interest is registered again and its position compared; 0: never.
     pub interest_check_ms: u32,
     /// How long a presence call waits for the nodes of the fleet. Over: it is answered without those that are late.
@@ -208,6 +211,7 @@ impl Limits {
         fanout_backlog_bytes_max: 64 * 1024 * 1024,
         backplane_wait_ms: 5_000,
         backplane_queue_bytes_max: 8 * 1024 * 1024,
+        page_bytes_max: 4 * 1024 * 1024,
         interest_check_ms: 600_000,
         presence_wait_ms: 1_000,
         nodes_wait_ms: 2_000,

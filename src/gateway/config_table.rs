@@ -496,6 +496,10 @@ limits! {
         "Bytes of publications that wait on one shard for the backplane. Over: error 111 (temporary).";
         "Memory per shard while the backplane is away.";
         "Raise it with limits.backplane_wait_ms and the rate of publishes.";
+    page_bytes_max, "bytes" 2_048..=1_073_741_824;
+        "Bytes of history in one answer of the engine when a channel is followed. Over: the latest; who lacks older ones is told (2500, or recovered:false), and it is counted in ringway_backplane_pages_cut_total.";
+        "Memory of a node and a stall of the engine, for each such answer.";
+        "Raise it where a node that was cut off from the engine for long must fill the gap of a busy channel.";
     interest_check_ms, "ms" 0..=86_400_000;
         "How often a channel's or user's interest is registered again with the backplane and its position compared; 0: never.";
         "Channels and users divided by it are calls per second to the backplane.";

@@ -390,6 +390,7 @@ impl Fire {
                 channel: name.as_str().into(),
                 since: None,
                 limit: 0,
+                bytes_max: 0,
                 reverse: false,
                 fresh,
             };

@@ -44,6 +44,8 @@ pub(crate) struct Node {
     pub(crate) lost: Buckets,
     /// As last said.
     pub(crate) draining_left_ms: u64,
+    /// Bytes of a page that it asks for.
+    pub(crate) page_bytes_max: u32,
 }
 
 impl Node {
@@ -61,6 +63,7 @@ impl Node {
             brokens: 0,
             lost: Buckets::NONE,
             draining_left_ms: 0,
+            page_bytes_max: u32::MAX,
         }
     }
 
@@ -188,7 +191,8 @@ impl Node {
     }
 
     pub(crate) fn follow_request(&mut self, channel: &str, since: Option<Position>, limit: u32) -> Request {
-        Request::Follow(Follow { channel: channel.into(), since, limit, fresh: self.fresh() })
+        let bytes_max = self.page_bytes_max;
+        Request::Follow(Follow { channel: channel.into(), since, limit, bytes_max, fresh: self.fresh() })
     }
 
     #[track_caller]
@@ -200,7 +204,8 @@ impl Node {
     #[track_caller]
     pub(crate) fn read(&mut self, channel: &str, since: Option<u64>, limit: u32, reverse: bool) -> Page {
         let fresh = self.fresh();
-        page(self.ask(Request::Read(Read { channel: channel.into(), since, limit, reverse, fresh })))
+        let bytes_max = self.page_bytes_max;
+        page(self.ask(Request::Read(Read { channel: channel.into(), since, limit, bytes_max, reverse, fresh })))
     }
 
     #[track_caller]

@@ -2,7 +2,8 @@
 //!
 //! In: a [`Fleet`] that makes nodes. Out: a panic where a rule does not hold. Each test has channels of its own.
 
-use ringway_engine::backplane::{Answer, Audience, Described, Enter, Keep, Refusal, Request, Room, Subject};
+use ringway_engine::backplane::{Answer, Audience, Described, Enter, Keep, Page, Refusal, Request, Room, Subject};
+use ringway_engine::lane_message::Position;
 use ringway_engine::route;
 
 use crate::dice::Dice;
@@ -27,6 +28,7 @@ pub(crate) fn run(fleet: &dyn Fleet) {
         ("an idempotency key gives the first position", keys),
         ("a batch number gives the first position", repeated_batch),
         ("pages are dense and reach the top", pages),
+        ("a page has so many bytes at most, but a record at least", page_bytes),
         ("history ends by size and by time, and offsets go on", kept),
         ("what is forgotten is gone, and offsets go on", forget),
         ("who is told hears, and nobody else", tell),
@@ -190,13 +192,51 @@ fn pages(fleet: &dyn Fleet) {
         (Some(15), 2, &[19, 20]),
         (Some(20), 10, &[]),
     ] {
-        let since = since.map(|offset| ringway_engine::lane_message::Position { offset, epoch: top.epoch });
+        let since = since.map(|offset| Position { offset, epoch: top.epoch });
         let page = a.follow(channel, since, limit);
         assert_eq!(page.top, top);
         assert_eq!(page.records.iter().map(|record| record[0]).collect::<Vec<_>>(), expected);
     }
-    let strange = ringway_engine::lane_message::Position { offset: 15, epoch: a.fresh() };
+    let strange = Position { offset: 15, epoch: a.fresh() };
     assert!(a.follow(channel, Some(strange), 10).records.is_empty(), "nothing follows a position of another epoch");
+}
+
+/// 200 records of 10 bytes; the top is 200.
+fn page_bytes(fleet: &dyn Fleet) {
+    const RECORDS: u64 = 200;
+    let mut a = fleet.node();
+    let channel = "bytes:1";
+    let texts: Vec<String> = (1..=RECORDS).map(|n| format!("{n:010}")).collect();
+    let records: Vec<&[u8]> = texts.iter().map(|text| text.as_bytes()).collect();
+    let mut batch = a.batch(channel, &records);
+    batch.keep.size = RECORDS as u32;
+    a.publish_batch(batch);
+    let top = a.read(channel, None, 0, false).top;
+    let numbers = |page: &Page| -> Vec<u64> {
+        let number = |record: &[u8]| std::str::from_utf8(record).expect("digits").parse().expect("a number");
+        page.records.iter().map(|record| number(record)).collect()
+    };
+    for bytes_max in [0, 9, 10, 19, 20, 639, 640, 650, 1_280, 1_999, 2_000, 5_000] {
+        a.page_bytes_max = bytes_max;
+        let fit = u64::from(bytes_max / 10).clamp(1, RECORDS);
+        for limit in [1, 64, 65, RECORDS] {
+            let count = fit.min(limit);
+            let limit = limit as u32;
+            let newest: Vec<u64> = (RECORDS - count + 1..=RECORDS).collect();
+            let page = a.follow(channel, None, limit);
+            assert_eq!((page.first, numbers(&page)), (newest[0], newest.clone()), "{bytes_max} bytes, {limit}");
+            let page = a.follow(channel, Some(Position { offset: 0, ..top }), limit);
+            assert_eq!((page.first, numbers(&page)), (newest[0], newest.clone()), "{bytes_max} bytes, {limit}");
+            let page = a.read(channel, None, limit, true);
+            assert_eq!(numbers(&page), newest.into_iter().rev().collect::<Vec<_>>(), "{bytes_max} bytes, {limit}");
+            let page = a.read(channel, Some(20), limit, false);
+            let upwards = 21..=RECORDS.min(20 + count);
+            assert_eq!((page.first, numbers(&page)), (21, upwards.collect()), "{bytes_max} bytes, {limit}");
+        }
+        let behind = Position { offset: RECORDS - 1, ..top };
+        assert_eq!(numbers(&a.follow(channel, Some(behind), 10)), [RECORDS], "one is given, however large");
+        assert!(a.follow(channel, Some(top), 10).records.is_empty());
+    }
 }
 
 fn kept(fleet: &dyn Fleet) {

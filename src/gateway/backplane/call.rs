@@ -108,7 +108,7 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
                 Some(since) => call.arg(since.epoch.to_string()).arg(since.offset),
                 None => call.arg("").arg(""),
             };
-            call.arg(keys.inbox_prefix(bucket));
+            call.arg(keys.inbox_prefix(bucket)).arg(follow.bytes_max);
             call
         }
         Request::Read(read) => {
@@ -119,7 +119,7 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
                 Some(since) => call.arg(since),
                 None => call.arg(""),
             };
-            call.arg(u8::from(read.reverse));
+            call.arg(u8::from(read.reverse)).arg(read.bytes_max);
             call
         }
         Request::FollowUser { user } => {
@@ -261,6 +261,11 @@ pub(super) fn outcome(request: &Request, reply: Value) -> Outcome {
         | Request::Describe { .. } => Some(Answer::Done),
     };
     Outcome::Done(answer.ok_or(Refusal::Unknown))
+}
+
+/// Whether a page of a follow lacks records for its bytes alone.
+pub(super) fn is_cut(request: &Request, reply: &Value) -> bool {
+    matches!(request, Request::Follow(_)) && reply.as_sequence().and_then(|parts| number(parts.get(4)?)) == Some(1)
 }
 
 /// The replication id that is stored beside a channel, if it is not the server's.

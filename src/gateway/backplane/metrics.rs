@@ -30,6 +30,7 @@ pub enum Number {
     RoundTripNanos,
     Stale,
     Unreplicated,
+    PagesCut,
     Registrations,
     LivingNodes,
     SpillBytes,
@@ -94,6 +95,11 @@ pub const BACKPLANE_ROWS: &[Row] = &[
         "ringway_backplane_unreplicated_total",
         "",
         "Publishes with durability fleet that were not begun because the primary had no replica that could confirm them; they wait for limits.backplane_wait_ms.",
+    ),
+    counter(
+        "ringway_backplane_pages_cut_total",
+        "",
+        "Answers to follows that lack older records at limits.page_bytes_max. Who needed them is told.",
     ),
     counter(
         "ringway_backplane_registrations_total",

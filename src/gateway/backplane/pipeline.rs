@@ -213,6 +213,7 @@ impl Pipeline {
         value: Value,
         out: &mut Vec<Event>,
     ) -> Result<Found, Reason> {
+        common.metrics.add(Number::PagesCut, u64::from(call::is_cut(&job.request, &value)));
         match call::outcome(&job.request, value) {
             Outcome::Done(Ok(answer)) if is_replicated(&job.request) => self.held.push((job, answer)),
             Outcome::Done(result) => common.answer(job, result, out),

@@ -41,6 +41,7 @@ impl Owner {
             channel: channel.into(),
             since: ask.since.map(|since| since.offset),
             limit,
+            bytes_max: self.limits.call_answer_bytes_max,
             reverse: ask.reverse,
             fresh: self.new_epoch(),
         };

@@ -168,7 +168,13 @@ impl Owner {
         let since = if was.is_none() && rules.recovery_mode == RecoveryMode::Cache { None } else { since };
         let fresh = self.new_epoch();
         let Some(channel) = self.channels.at_mut(slot) else { return };
-        let request = Request::Follow(Follow { channel: channel.name.clone(), since, limit, fresh });
+        let request = Request::Follow(Follow {
+            channel: channel.name.clone(),
+            since,
+            limit,
+            bytes_max: self.limits.page_bytes_max,
+            fresh,
+        });
         let Some(busy) = &mut channel.busy else { return };
         busy.following = true;
         busy.again = false;

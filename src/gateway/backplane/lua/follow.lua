@@ -1,8 +1,9 @@
 -- Registers interest, then gives position and history. The node's inbox is open already.
 -- KEYS: 1 hash, 2 stream, 3 interest set.
 -- ARGV: 1-4 see position.lua; 5 the node's generation, 6 records at most (the latest), 7 epoch and 8 offset that the node has (empty:
--- none), 9 inbox prefix.
--- Returns { epoch, top, stream entries upwards, 1 if the node was not interested before }, or { 'stale', replication id }.
+-- none), 9 inbox prefix, 10 bytes of records at most.
+-- Returns { epoch, top, stream entries upwards, 1 if the node was not interested before, 1 if bytes were too many }, or
+-- { 'stale', replication id }.
 local m = redis.call('HMGET', KEYS[1], 'e', 's', 'r')
 local epoch, top = position(m)
 if not epoch then
@@ -25,17 +26,17 @@ if joined == 1 and redis.call('SCARD', KEYS[3]) > 1 then
 end
 -- Nodes follow again now and then: what nobody follows any more ends by itself.
 redis.call('PEXPIRE', KEYS[3], ARGV[4])
-local entries = {}
+local entries, cut = {}, false
 if ARGV[6] ~= '0' and top ~= '0' and (ARGV[7] == '' or ARGV[7] == epoch) and is_kept(top) then
-    if ARGV[7] == '' then
-        local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', ARGV[6])
-        for i = #newest, 1, -1 do
-            entries[#entries + 1] = newest[i]
-        end
-    else
+    local count = tonumber(ARGV[6])
+    if ARGV[7] ~= '' then
         -- Offsets are dense.
-        local behind = math.max(tonumber(ARGV[8]), tonumber(top) - tonumber(ARGV[6]))
-        entries = redis.call('XRANGE', KEYS[2], '(' .. string.format('%.0f', behind) .. '-0', '+', 'COUNT', ARGV[6])
+        count = math.min(count, tonumber(top) - tonumber(ARGV[8]))
+    end
+    local newest
+    newest, cut = read('XREVRANGE', '+', '-', count, tonumber(ARGV[10]))
+    for i = #newest, 1, -1 do
+        entries[#entries + 1] = newest[i]
     end
 end
-return { epoch, top, entries, joined }
+return { epoch, top, entries, joined, cut and 1 or 0 }

@@ -1,5 +1,6 @@
 -- Reads history.
--- KEYS: 1 hash, 2 stream. ARGV: 1-4 see position.lua; 5 records at most, 6 offset (empty: none), 7 '1': newest first.
+-- KEYS: 1 hash, 2 stream. ARGV: 1-4 see position.lua; 5 records at most, 6 offset (empty: none), 7 '1': newest first,
+-- 8 bytes of records at most.
 -- Returns { epoch, top, stream entries }, or { 'stale', replication id }.
 local m = redis.call('HMGET', KEYS[1], 'e', 's', 'r')
 local epoch, top = position(m)
@@ -9,15 +10,14 @@ end
 redis.call('PEXPIRE', KEYS[1], ARGV[4])
 local entries = {}
 if ARGV[5] ~= '0' and top ~= '0' and is_kept(top) then
+    local count, bytes = tonumber(ARGV[5]), tonumber(ARGV[8])
     if ARGV[7] == '1' then
-        local from = ARGV[6] == '' and '+' or '(' .. ARGV[6] .. '-0'
         -- Nothing is before the first.
         if ARGV[6] ~= '0' then
-            entries = redis.call('XREVRANGE', KEYS[2], from, '-', 'COUNT', ARGV[5])
+            entries = read('XREVRANGE', ARGV[6] == '' and '+' or '(' .. ARGV[6] .. '-0', '-', count, bytes)
         end
     else
-        local from = ARGV[6] == '' and '-' or '(' .. ARGV[6] .. '-0'
-        entries = redis.call('XRANGE', KEYS[2], from, '+', 'COUNT', ARGV[5])
+        entries = read('XRANGE', ARGV[6] == '' and '-' or '(' .. ARGV[6] .. '-0', '+', count, bytes)
     end
 end
 return { epoch, top, entries }
