@@ -90,13 +90,13 @@ const fn channel_of(client: usize) -> usize {
 }
 
 impl World {
-    fn new() -> Self {
+    fn new(page_bytes_max: u32) -> Self {
         let rules =
             Namespace { history_size: HISTORY, history_ttl_ms: 1_000_000, recovery: true, ..Namespace::closed("") };
         let node = |index: usize| Node {
             owner: Owner::new(
                 // Often enough that schedules have it.
-                Limits { interest_check_ms: 4 * TICK_MS as u32, ..Limits::DEFAULT },
+                Limits { interest_check_ms: 4 * TICK_MS as u32, page_bytes_max, ..Limits::DEFAULT },
                 Place { core: CoreId(0), shards: 1, boot: index as u32 },
                 Some(FleetPlace { core: BACKPLANE, wall_offset_ms: 5_000 }),
                 7,
@@ -379,8 +379,17 @@ impl World {
             Some(_) => (top, 0),
             None => (latest, follow.limit as usize),
         };
-        let records = log.records.iter().skip(from as usize).take(limit).cloned().collect();
-        Page { top: Position { offset: top, epoch }, first: from + 1, records, joined }
+        let behind: Vec<_> = log.records.iter().skip(from as usize).take(limit).cloned().collect();
+        // The latest that fit, and one in any case.
+        let mut bytes = 0;
+        let fits = |(index, size): &(usize, usize)| {
+            bytes += size;
+            *index == 0 || bytes <= follow.bytes_max as usize
+        };
+        let fitting = behind.iter().rev().map(|record| record.len()).enumerate().take_while(fits).count();
+        let skipped = behind.len() - fitting;
+        let first = from + 1 + skipped as Offset;
+        Page { top: Position { offset: top, epoch }, first, records: behind[skipped..].to_vec(), joined }
     }
 
     fn hear(&mut self, node: usize, event: Option<Event>) {
@@ -524,12 +533,17 @@ fn plan() -> impl Strategy<Value = Vec<(u8, usize, usize)>> {
     prop::collection::vec((0u8..103, 0usize..NODES, 0usize..12), 0..400)
 }
 
+/// All of history fits into a page, or a part of it.
+fn page_bytes() -> impl Strategy<Value = u32> {
+    prop_oneof![Just(Limits::DEFAULT.page_bytes_max), 0u32..100]
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(if cfg!(debug_assertions) { 400 } else { 5_000 }))]
 
     #[test]
-    fn nothing_is_missed_and_nothing_comes_twice(plan in plan()) {
-        let mut world = World::new();
+    fn nothing_is_missed_and_nothing_comes_twice(plan in plan(), page_bytes_max in page_bytes()) {
+        let mut world = World::new(page_bytes_max);
         (0..NODES).for_each(|node| world.connect(node));
         plan.into_iter().for_each(|step| world.step(step));
         world.converge();
@@ -537,8 +551,8 @@ proptest! {
 
     /// Without faults nobody is ever told that something may be missing, as long as nobody is away for longer than history.
     #[test]
-    fn without_faults_nobody_is_told_anything(plan in plan()) {
-        let mut world = World::new();
+    fn without_faults_nobody_is_told_anything(plan in plan(), page_bytes_max in page_bytes()) {
+        let mut world = World::new(page_bytes_max);
         (0..NODES).for_each(|node| world.connect(node));
         for client in 0..CLIENTS {
             world.subscribe(client, client % NODES);
