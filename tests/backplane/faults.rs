@@ -162,6 +162,34 @@ fn without_a_replica_nobody_waits_for_one() {
     drop(replica);
 }
 
+/// WAITs one behind the other would add up, until the server seems dead.
+#[test]
+fn while_a_wait_is_out_there_is_no_other() {
+    let server = Server::start(Kind::Redis, &[]);
+    let fleet = RedisFleet::new(Mode::Single, &[server.address()], |settings| settings.replica_wait_ms = 1_000);
+    let mut node = fleet.node();
+    let tokens: Vec<u64> = (0..20)
+        .map(|number| {
+            let mut batch = node.batch(&format!("wait:{number}"), &[b"1"]);
+            batch.replicated = true;
+            let token = node.submit(Request::Publish(batch));
+            // So that they do not all go out together.
+            std::thread::sleep(Duration::from_millis(5));
+            token
+        })
+        .collect();
+    for token in tokens {
+        assert!(matches!(node.answer(token), Err(Refusal::Unknown | Refusal::Unavailable)));
+    }
+    node.publish("other:1", &[b"1"]);
+    assert_eq!(node.brokens, 0, "the server was not taken for dead");
+    let statistics: String = redis::cmd("INFO").arg("commandstats").query(&mut server.client()).expect("they come");
+    let waits = statistics.lines().filter_map(|line| line.strip_prefix("cmdstat_wait:calls=")).next();
+    // None, if ROLE was faster than the first publish.
+    let waits: u32 = waits.and_then(|rest| rest.split(',').next()?.parse().ok()).unwrap_or(0);
+    assert!(waits <= 1, "{waits} WAITs");
+}
+
 #[test]
 fn forgotten_scripts_are_loaded_again() {
     let server = Server::start(Kind::Redis, &[]);

@@ -62,8 +62,10 @@ pub(super) struct Pipeline {
     loads: usize,
     /// Replicated publishes that have happened and wait for WAIT.
     held: Vec<(Job, Answer)>,
-    /// A replicated publish was sent and no WAIT behind it.
+    /// A replicated publish was sent, and a WAIT behind it is to be.
     wait: bool,
+    /// A WAIT has no reply yet. Another would wait behind it, in vain if it does.
+    waits: bool,
     /// The last ROLE named no replica, or the last WAIT was in vain: what wants a replica's copy is refused, not begun.
     without_replica: bool,
     replication_id: String,
@@ -112,9 +114,10 @@ impl Pipeline {
         self.sent.push_back(Sent::Job { job, at_ns: monotonic_ns(), bytes });
     }
 
-    /// One WAIT for all replicated publishes that went out together.
+    /// One WAIT for all replicated publishes that went out together, or while the last one was out.
     fn end_run(&mut self, common: &Common, link: &mut Link) {
-        if mem::take(&mut self.wait) {
+        if !self.waits && mem::take(&mut self.wait) {
+            self.waits = true;
             let mut wait = cmd("WAIT");
             wait.arg(1).arg(common.config.replica_wait_ms);
             link.push(&wait);
@@ -163,9 +166,15 @@ impl Pipeline {
             }
             Sent::Wait => {
                 let has_replica = number(&value).is_some_and(|replicas| replicas > 0);
-                self.without_replica |= !has_replica;
+                self.waits = false;
                 for (job, answer) in mem::take(&mut self.held) {
                     common.answer(job, if has_replica { Ok(answer) } else { Err(Refusal::Unknown) }, out);
+                }
+                if has_replica {
+                    self.end_run(common, link);
+                } else {
+                    // What was sent since is not waited for either.
+                    (self.without_replica, self.wait) = (true, false);
                 }
             }
             Sent::Role => {
@@ -215,6 +224,9 @@ impl Pipeline {
     ) -> Result<Found, Reason> {
         common.metrics.add(Number::PagesCut, u64::from(call::is_cut(&job.request, &value)));
         match call::outcome(&job.request, value) {
+            Outcome::Done(Ok(_)) if is_replicated(&job.request) && !self.wait && !self.waits => {
+                common.answer(job, Err(Refusal::Unknown), out);
+            }
             Outcome::Done(Ok(answer)) if is_replicated(&job.request) => self.held.push((job, answer)),
             Outcome::Done(result) => common.answer(job, result, out),
             Outcome::Stale(stored) => {
