@@ -94,9 +94,13 @@ pub enum Request {
     },
     /// Say something to nodes that is neither numbered nor kept. Answer: [`Answer::Told`].
     Tell(Tell),
+    /// Say an order about a user to the nodes that are interested in it, and note it behind what is parked for the user, if
+    /// anything is. Answer: [`Answer::Told`]; refused as unavailable if too many are noted.
+    Order(Order),
     /// Keep something of a user until somebody takes it. Answer: [`Answer::Displaced`].
     Park(Park),
-    /// Give out the oldest thing that is parked for a user: it is given once. Answer: [`Answer::Parked`].
+    /// Give out the oldest thing that is parked for a user, with the orders that came behind it: it is given once. From here
+    /// on this node is interested in the user. Answer: [`Answer::Parked`].
     TakeParked {
         /// Its id.
         user: Box<str>,
@@ -125,13 +129,30 @@ pub enum Request {
     Nodes,
 }
 
+/// See [`Request::Order`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// About whom; never empty.
+    pub user: Box<str>,
+    /// As `ringway_wire::told` has it.
+    pub body: Box<[u8]>,
+    /// Orders that are noted for the user. Over: it is refused, and nobody is told.
+    pub noted_max: u32,
+}
+
 /// See [`Request::Park`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Park {
     /// Whose; never empty.
     pub user: Box<str>,
-    /// As `ringway_wire::parked` has it.
+    /// Of which connection: its client id. What is parked of it already is replaced, where it stands.
+    pub client: Box<str>,
+    /// As `ringway_wire::parked` has it. Empty: what is parked of the connection is taken away.
     pub body: Box<[u8]>,
+    /// Only if something of the connection is parked still.
+    pub again: bool,
+    /// The connection is the only one of its user on this node.
+    pub alone: bool,
     /// How long all that is parked for the user is kept from now on.
     pub ttl_ms: u64,
     /// Things that are kept for the user. Over: the oldest go.
@@ -277,14 +298,28 @@ pub enum Answer {
     Told(u32),
     /// It is parked, and so many older things had to go.
     Displaced(u32),
-    /// What was parked, the oldest first; nothing, or one.
-    Parked(Vec<Box<[u8]>>),
+    /// The oldest that was parked; none: nothing.
+    Parked(Option<Box<Taken>>),
     /// Whether the connection may come in; if so it is counted.
     Entered(Room),
     /// Every node that is alive, by its lease.
     Nodes(Vec<Described>),
     /// It has happened.
     Done,
+}
+
+/// See [`Request::TakeParked`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taken {
+    /// Of which connection.
+    pub client: Box<str>,
+    /// As it was parked.
+    pub body: Box<[u8]>,
+    /// No other connection of the user was known on any node when it was parked, and nothing else of the user was parked
+    /// before it was taken.
+    pub alone: bool,
+    /// What came behind it, the oldest first.
+    pub orders: Vec<Box<[u8]>>,
 }
 
 /// A living node, and what it says of itself.
@@ -422,6 +457,7 @@ impl Request {
             Request::FollowUser { user } | Request::TakeParked { user } | Request::SetConnections { user, .. } => user,
             Request::Enter(enter) => &enter.user,
             Request::Park(entry) => &entry.user,
+            Request::Order(order) => &order.user,
             // The registry's business, wherever that is.
             Request::Draining { .. } | Request::Describe { .. } | Request::Nodes => "",
             Request::Unfollow(subject) => subject.name(),
@@ -438,7 +474,8 @@ impl Request {
                 batch.idempotency_key.len() + batch.records.iter().map(|record| record.len() + 16).sum::<usize>()
             }
             Request::Tell(tell) => tell.body.len(),
-            Request::Park(entry) => entry.body.len(),
+            Request::Park(entry) => entry.client.len() + entry.body.len(),
+            Request::Order(order) => order.body.len(),
             Request::Describe { body } => body.len(),
             _ => 0,
         };
@@ -453,7 +490,9 @@ impl Event {
         size_of::<Self>()
             + match self {
                 Event::Answer(_, Ok(Answer::Page(page))) => records(&page.records),
-                Event::Answer(_, Ok(Answer::Parked(bodies))) => records(bodies),
+                Event::Answer(_, Ok(Answer::Parked(Some(taken)))) => {
+                    size_of::<Taken>() + taken.client.len() + taken.body.len() + records(&taken.orders)
+                }
                 Event::Answer(_, Ok(Answer::Nodes(nodes))) => {
                     nodes.iter().map(|node| node.body.len() + size_of::<Described>()).sum()
                 }

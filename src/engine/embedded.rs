@@ -13,8 +13,8 @@ use core::mem;
 use core::task::{Context, Poll, Waker};
 
 use crate::backplane::{
-    Answer, Audience, Backplane, Buckets, Described, Enter, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park,
-    PublishBatch, Published, Read, Refusal, Request, Room, Subject, Tell, Token,
+    Answer, Audience, Backplane, Buckets, Described, Enter, Event, Fed, Feed, Follow, Keep, NodeId, Order, Page, Park,
+    PublishBatch, Published, Read, Refusal, Request, Room, Subject, Taken, Tell, Token,
 };
 use crate::ids::{Epoch, Offset};
 use crate::lane_message::Position;
@@ -38,7 +38,14 @@ pub struct Hub {
 }
 
 /// What is parked for one user, oldest first, and until when.
-type Parked = (VecDeque<Box<[u8]>>, u64);
+type Parked = (VecDeque<Entry>, u64);
+
+/// Something that is parked, or an order that came behind it.
+#[derive(Debug)]
+enum Entry {
+    State { client: Box<str>, body: Box<[u8]>, alone: bool },
+    Order(Box<[u8]>),
+}
 
 /// A channel, and an idempotency key.
 type Key = (Box<str>, Box<[u8]>);
@@ -204,7 +211,8 @@ impl Hub {
                 Answer::Done
             }
             Request::Tell(tell) => Answer::Told(self.tell(tell)),
-            Request::Park(entry) => Answer::Displaced(self.keep_parked(entry)),
+            Request::Order(order) => Answer::Told(self.order(order)?),
+            Request::Park(entry) => Answer::Displaced(self.keep_parked(me, entry)),
             Request::Enter(enter) => Answer::Entered(self.enter(me, enter)),
             Request::SetConnections { user, mine } => {
                 self.set_connections(me, user, mine);
@@ -220,7 +228,11 @@ impl Hub {
             Request::Nodes => {
                 Answer::Nodes(self.nodes.iter().map(|(generation, node)| self.described(*generation, node)).collect())
             }
-            Request::TakeParked { user } => Answer::Parked(self.take_parked(&user).into_iter().collect()),
+            Request::TakeParked { user } => {
+                let taken = self.take_parked(&user);
+                self.interest.entry((true, user)).or_default().insert(me.generation);
+                Answer::Parked(taken.map(Box::new))
+            }
             Request::Draining { ttl_ms } => {
                 self.draining_until_ms = self.draining_until_ms.max(self.now_ms.saturating_add(ttl_ms));
                 let reachable = |(generation, node): (&u32, &Node)| node.is_reachable.then_some(*generation);
@@ -267,26 +279,68 @@ impl Hub {
         Described { generation, age_ms: self.now_ms.saturating_sub(*at_ms), body: body.clone() }
     }
 
-    fn keep_parked(&mut self, entry: Park) -> u32 {
+    fn order(&mut self, Order { user, body, noted_max }: Order) -> Result<u32, Refusal> {
         let now_ms = self.now_ms;
-        let (bodies, until_ms) = self.parked.entry(entry.user).or_default();
-        if *until_ms <= now_ms {
-            bodies.clear();
+        if let Some((entries, _)) = self.parked.get_mut(&user).filter(|(_, until_ms)| *until_ms > now_ms) {
+            let noted = entries.iter().filter(|entry| matches!(entry, Entry::Order(_))).count();
+            if noted >= noted_max as usize {
+                return Err(Refusal::Unavailable);
+            }
+            entries.push_back(Entry::Order(body.clone()));
         }
-        *until_ms = now_ms.saturating_add(entry.ttl_ms);
-        bodies.push_back(entry.body);
-        let over = bodies.len().saturating_sub(entry.entries_max as usize);
-        bodies.drain(..over);
+        Ok(self.tell(Tell { subject: Subject::User(user), to: Audience::Interested, body }))
+    }
+
+    fn keep_parked(&mut self, me: NodeId, park: Park) -> u32 {
+        let now_ms = self.now_ms;
+        let nodes = &self.nodes;
+        let is_elsewhere = |generation: &u32| {
+            *generation != me.generation && nodes.get(generation).is_some_and(|node| node.is_reachable)
+        };
+        let interested = self.interest.get(&(true, park.user.clone()));
+        let elsewhere = interested.is_some_and(|nodes| nodes.iter().any(is_elsewhere));
+        let (entries, until_ms) = self.parked.entry(park.user.clone()).or_default();
+        if *until_ms <= now_ms {
+            entries.clear();
+        }
+        *until_ms = now_ms.saturating_add(park.ttl_ms);
+        let place = entries.iter().position(|entry| entry.is_of(&park.client));
+        match place {
+            Some(place) if park.body.is_empty() => drop(entries.remove(place)),
+            Some(place) => entries[place].replace(park.body),
+            None if park.again || park.body.is_empty() => {}
+            None => {
+                let alone = park.alone && !elsewhere && !entries.iter().any(Entry::is_state);
+                entries.iter_mut().for_each(Entry::is_not_alone);
+                entries.push_back(Entry::State { client: park.client, body: park.body, alone });
+            }
+        }
+        let states = entries.iter().filter(|entry| entry.is_state()).count();
+        let over = states.saturating_sub(park.entries_max as usize);
+        for _ in 0..over {
+            while entries.pop_front().is_some_and(|entry| !entry.is_state()) {}
+        }
+        if states == 0 {
+            self.parked.remove(&park.user);
+        }
         over as u32
     }
 
-    fn take_parked(&mut self, user: &str) -> Option<Box<[u8]>> {
-        let (bodies, until_ms) = self.parked.get_mut(user)?;
-        let body = bodies.pop_front().filter(|_| *until_ms > self.now_ms);
-        if bodies.is_empty() {
-            self.parked.remove(user);
+    fn take_parked(&mut self, user: &str) -> Option<Taken> {
+        let (mut entries, until_ms) = self.parked.remove(user).filter(|(_, until_ms)| *until_ms > self.now_ms)?;
+        let mut taken = None;
+        while taken.is_none() {
+            if let Entry::State { client, body, alone } = entries.pop_front()? {
+                taken = Some(Taken { client, body, alone, orders: Vec::new() });
+            }
         }
-        body
+        if let Some(taken) = &mut taken {
+            taken.orders.extend(entries.iter().filter_map(Entry::order).cloned());
+        }
+        if entries.iter().any(Entry::is_state) {
+            self.parked.insert(user.into(), (entries, until_ms));
+        }
+        taken
     }
 
     fn channel(&mut self, name: &str, fresh: Epoch) -> &mut Channel {
@@ -412,6 +466,35 @@ fn fitting<'a>(records: impl Iterator<Item = &'a Box<[u8]>>, limit: u32, bytes_m
         *index == 0 || bytes <= bytes_max as usize
     };
     records.take(limit as usize).map(|record| record.len()).enumerate().take_while(fits).count()
+}
+
+impl Entry {
+    const fn is_state(&self) -> bool {
+        matches!(self, Entry::State { .. })
+    }
+
+    fn is_of(&self, name: &str) -> bool {
+        matches!(self, Entry::State { client, .. } if **client == *name)
+    }
+
+    fn replace(&mut self, by: Box<[u8]>) {
+        if let Entry::State { body, .. } = self {
+            *body = by;
+        }
+    }
+
+    const fn is_not_alone(&mut self) {
+        if let Entry::State { alone, .. } = self {
+            *alone = false;
+        }
+    }
+
+    const fn order(&self) -> Option<&Box<[u8]>> {
+        match self {
+            Entry::Order(body) => Some(body),
+            Entry::State { .. } => None,
+        }
+    }
 }
 
 impl Channel {

@@ -73,6 +73,10 @@ pub enum LaneMessage {
     UserEntered(Box<UserEntered>),
     /// To the owner of a user: a connection that had come in has ended.
     UserExit(Box<UserPresence>),
+    /// To a user's owner: park what this core knows of a connection.
+    UserPark(Box<UserParking>),
+    /// It is parked, or cannot be.
+    UserParked(ConnId),
     /// To the owner of a user, and from there to each core with connections of that user.
     UserCall(Box<UserCall>),
     /// From the owner of a user.
@@ -167,6 +171,25 @@ pub struct UserEntrant {
     pub conn: ConnId,
     /// Number of its request.
     pub number: u32,
+}
+
+/// What is to be parked of a user's connection. See [`backplane::Park`](crate::backplane::Park).
+#[derive(Debug)]
+pub struct UserParking {
+    /// Whose.
+    pub user: Box<str>,
+    /// Its client id.
+    pub client: Box<str>,
+    /// As `ringway_wire::parked` has it; empty: nothing any more.
+    pub body: Box<[u8]>,
+    /// Only in place of what is parked of it still.
+    pub again: bool,
+    /// The only one of its user on its core.
+    pub alone: bool,
+    /// The connection that waits for it.
+    pub waits: Option<ConnId>,
+    /// On which core.
+    pub from: CoreId,
 }
 
 /// See [`LaneMessage::UserEntered`].
@@ -421,6 +444,9 @@ impl LaneMessage {
                 LaneMessage::UserJoin(presence)
                 | LaneMessage::UserLeave(presence)
                 | LaneMessage::UserExit(presence) => size_of::<UserPresence>() + presence.user.len(),
+                LaneMessage::UserPark(parking) => {
+                    size_of::<UserParking>() + parking.user.len() + parking.client.len() + parking.body.len()
+                }
                 LaneMessage::UserEnter(entrant) => size_of::<UserEntrant>() + entrant.user.len(),
                 LaneMessage::UserEntered(entered) => size_of::<UserEntered>() + entered.entrant.user.len(),
                 LaneMessage::UserCall(call) => call.memory_bytes(),
@@ -435,6 +461,7 @@ impl LaneMessage {
                 | LaneMessage::EventAcknowledged { .. }
                 | LaneMessage::EventAnswered(_)
                 | LaneMessage::UserAnswer(_)
+                | LaneMessage::UserParked(_)
                 | LaneMessage::TokenChecked(_)
                 | LaneMessage::RevokeToken(_)
                 | LaneMessage::Rules(_) => 0,

@@ -9,8 +9,8 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use ringway_engine::backplane::{
-    Answer, Audience, Backplane, Buckets, Described, Enter, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park,
-    PublishBatch, Published, Read, Refusal, Request, Room, Subject, Tell, Token,
+    Answer, Audience, Backplane, Buckets, Described, Enter, Event, Fed, Feed, Follow, Keep, NodeId, Order, Page, Park,
+    PublishBatch, Published, Read, Refusal, Request, Room, Subject, Taken, Tell, Token,
 };
 use ringway_engine::ids::Epoch;
 use ringway_engine::lane_message::Position;
@@ -234,9 +234,27 @@ impl Node {
     /// Parks something; returns how many older ones had to go.
     #[track_caller]
     pub(crate) fn park(&mut self, user: &str, body: &[u8], ttl_ms: u64, entries_max: u32) -> u32 {
-        let park = Park { user: user.into(), body: body.into(), ttl_ms, entries_max };
+        // Each is of another connection.
+        let client = String::from_utf8_lossy(body).as_ref().into();
+        let (user, body) = (user.into(), body.into());
+        self.park_as(Park { user, client, body, again: false, alone: true, ttl_ms, entries_max })
+    }
+
+    #[track_caller]
+    pub(crate) fn park_as(&mut self, park: Park) -> u32 {
         match self.ask(Request::Park(park)) {
             Answer::Displaced(displaced) => displaced,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Says an order about a user; none: too many are noted.
+    #[track_caller]
+    pub(crate) fn order(&mut self, user: &str, body: &[u8], noted_max: u32) -> Option<u32> {
+        let token = self.submit(Request::Order(Order { user: user.into(), body: body.into(), noted_max }));
+        match self.answer(token) {
+            Ok(Answer::Told(nodes)) => Some(nodes),
+            Err(Refusal::Unavailable) => None,
             other => panic!("{other:?}"),
         }
     }
@@ -244,11 +262,14 @@ impl Node {
     /// Takes what is parked.
     #[track_caller]
     pub(crate) fn take_parked(&mut self, user: &str) -> Option<Box<[u8]>> {
+        self.take_all_parked(user).map(|taken| taken.body)
+    }
+
+    /// The same with all that is known of it.
+    #[track_caller]
+    pub(crate) fn take_all_parked(&mut self, user: &str) -> Option<Taken> {
         match self.ask(Request::TakeParked { user: user.into() }) {
-            Answer::Parked(mut bodies) => {
-                assert!(bodies.len() <= 1, "one at a time");
-                bodies.pop()
-            }
+            Answer::Parked(taken) => taken.map(|taken| *taken),
             other => panic!("{other:?}"),
         }
     }

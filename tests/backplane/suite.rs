@@ -2,7 +2,7 @@
 //!
 //! In: a [`Fleet`] that makes nodes. Out: a panic where a rule does not hold. Each test has channels of its own.
 
-use ringway_engine::backplane::{Answer, Audience, Described, Enter, Keep, Page, Refusal, Request, Room, Subject};
+use ringway_engine::backplane::{Answer, Audience, Described, Enter, Keep, Page, Park, Refusal, Request, Room, Subject};
 use ringway_engine::lane_message::Position;
 use ringway_engine::route;
 
@@ -35,6 +35,8 @@ pub(crate) fn run(fleet: &dyn Fleet) {
         ("who does not follow hears nothing", unfollow),
         ("an epoch is that of who came first", epochs),
         ("what is parked is taken once, the oldest first, within its time", parked),
+        ("orders that come behind what is parked go with it", orders_behind_what_is_parked),
+        ("what is parked says whether its user had another connection", alone),
         ("every node hears that one drains, later ones too", draining),
         ("what living nodes say of themselves is known to all, and goes with them", described),
         ("what one node says to another it hears, and no other", between_nodes),
@@ -370,8 +372,8 @@ fn parked(fleet: &dyn Fleet) {
     let mut taken: Vec<Box<[u8]>> = Vec::new();
     for (of_b, of_c) in tokens {
         for answer in [b.answer(of_b), c.answer(of_c)] {
-            let Ok(Answer::Parked(bodies)) = answer else { panic!("{answer:?}") };
-            taken.extend(bodies);
+            let Ok(Answer::Parked(one)) = answer else { panic!("{answer:?}") };
+            taken.extend(one.map(|one| one.body));
         }
     }
     taken.sort();
@@ -380,6 +382,72 @@ fn parked(fleet: &dyn Fleet) {
     a.park(user, b"6", 50, 3);
     fleet.pass_ms(120);
     assert_eq!(b.take_parked(user), None, "its time is over");
+}
+
+/// Orders that come behind what is parked go with it; what is parked is replaced where it stands, or taken away.
+fn orders_behind_what_is_parked(fleet: &dyn Fleet) {
+    let (mut a, mut b) = (fleet.node(), fleet.node());
+    let user = "ordered:1";
+    let park = |client: &str, body: &[u8], again| Park {
+        user: user.into(),
+        client: client.into(),
+        body: body.into(),
+        again,
+        alone: true,
+        ttl_ms: 60_000,
+        entries_max: 2,
+    };
+    assert_eq!(a.order(user, b"to nobody", 2), Some(0));
+    a.follow_user(user);
+    assert_eq!(b.order(user, b"not noted", 2), Some(1));
+    a.park_as(park("one", b"1", false));
+    assert_eq!(b.order(user, b"first", 2), Some(1));
+    a.park_as(park("one", b"1 again", true));
+    a.park_as(park("other", b"never parked", true));
+    assert_eq!(b.order(user, b"second", 2), Some(1));
+    assert_eq!(b.order(user, b"third", 2), None, "too many, and nobody is told");
+    let taken = b.take_all_parked(user).expect("it was parked");
+    assert_eq!((&*taken.client, &*taken.body, taken.alone), ("one", &b"1 again"[..], true));
+    assert_eq!(taken.orders, bytes(&["first", "second"]));
+    assert_eq!(b.take_all_parked(user), None, "orders alone are nothing");
+    // Taking it has registered the node.
+    assert_eq!(a.order(user, b"both", 2), Some(2));
+    // Each has those that came behind it.
+    a.park_as(park("one", b"1", false));
+    a.order(user, b"first", 2);
+    a.park_as(park("two", b"2", false));
+    a.order(user, b"second", 2);
+    assert_eq!(a.park_as(park("three", b"3", false)), 1, "the oldest goes, with what is about it alone");
+    let taken = b.take_all_parked(user).expect("it was parked");
+    assert_eq!((&*taken.client, taken.orders), ("two", bytes(&["second"])));
+    a.park_as(park("three", b"", true));
+    assert_eq!(b.take_all_parked(user), None, "it was taken away");
+}
+
+/// Whether a parked position can only be that of the client that takes it.
+fn alone(fleet: &dyn Fleet) {
+    let (mut a, mut b) = (fleet.node(), fleet.node());
+    let park = |user: &str, client: &str, alone| Park {
+        user: user.into(),
+        client: client.into(),
+        body: (*b"1").into(),
+        again: false,
+        alone,
+        ttl_ms: 60_000,
+        entries_max: 3,
+    };
+    let taken = |node: &mut Node, user: &str| node.take_all_parked(user).expect("it was parked").alone;
+    a.follow_user("alone:1");
+    a.park_as(park("alone:1", "one", true));
+    assert!(taken(&mut b, "alone:1"));
+    a.park_as(park("alone:2", "one", false));
+    assert!(!taken(&mut b, "alone:2"), "another on the same node");
+    b.follow_user("alone:3");
+    a.park_as(park("alone:3", "one", true));
+    assert!(!taken(&mut b, "alone:3"), "another on another node");
+    a.park_as(park("alone:4", "one", true));
+    a.park_as(park("alone:4", "two", true));
+    assert!(!taken(&mut b, "alone:4") && !taken(&mut b, "alone:4"), "either may be the client's");
 }
 
 fn draining(fleet: &dyn Fleet) {

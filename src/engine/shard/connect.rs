@@ -18,10 +18,10 @@ use ringway_wire::centrifuge::Form;
 use ringway_wire::centrifuge::command::ConnectRequest;
 use ringway_wire::centrifuge::reply::{ClientError, ConnectResult, ReplyWriter, ServerSubscription};
 use ringway_wire::close::CloseReason;
-use ringway_wire::parked::Parked;
 
 use super::epoch_text::EpochText;
 use super::events::ClientEvent;
+use super::parked_state::ParkedState;
 use super::subscribe::ttl_s;
 use super::{Shard, VERSION};
 use crate::authorize;
@@ -134,7 +134,13 @@ impl Shard {
     }
 
     /// As [`Shard::admit`], with what another node knew of the user.
-    pub(super) fn let_in(&mut self, conn: ConnId, claims: ConnectClaims, data: Box<[u8]>, parked: Option<&Parked<'_>>) {
+    pub(super) fn let_in(
+        &mut self,
+        conn: ConnId,
+        claims: ConnectClaims,
+        data: Box<[u8]>,
+        parked: Option<&ParkedState>,
+    ) {
         let now_ms = self.now_ms;
         let personal = authorize::personal_channel(&self.options.access, &claims.user);
         let Some(session) = self.session_mut(conn) else { return };
@@ -142,12 +148,12 @@ impl Shard {
         opening.data = data;
         session.admitted = true;
         session.identity.user = claims.user;
-        let refreshed = parked.and_then(|parked| parked.conn_info);
+        let refreshed = parked.and_then(|parked| parked.conn_info.clone());
         session.identity.set_about(About {
-            info: refreshed.map_or(claims.info, Box::from),
+            is_refreshed: refreshed.is_some(),
+            info: refreshed.unwrap_or(claims.info),
             meta: claims.meta,
             token_id: claims.token_id,
-            is_refreshed: refreshed.is_some(),
         });
         session.identity.expires = claims.expires_in_ms.map(|after_ms| now_ms + after_ms).into();
         self.join_user(conn);

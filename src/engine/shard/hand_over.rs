@@ -6,13 +6,16 @@
 //! ```text
 //! sent away ─> positions asked of owners ─> each subscription ends where its position is known ─> parked ─> Close frame
 //! connect ─> identity ─> anything parked? (only while a node drains and parked_ttl_ms behind it) ─> server-side subscriptions
+//! order     ─> to a client that is to leave: into what is parked, again if it was ─> parked and nobody there: noted by the engine
+//!           ─> to a client that waits for what is parked: into that when it comes
 //! ```
 //! Handed over are server-side subscriptions that were made while the client was connected, and info that it was given
 //! meanwhile. All else comes again by itself: subscriptions of the client's own, of its token or connect event, the personal
 //! channel. A client that keeps its own position brings it, and it counts more than ours.
 //! Invariants: a subscription that is parked with a position has had everything up to it and nothing behind it; the Close
 //! frame goes out when the engine has what is parked, or `hand_over_wait_ms` later; a connect command waits at most
-//! `parked_wait_ms`; what was taken for a client that is not there any more is parked again.
+//! `parked_wait_ms`; what was taken for a client that is not there any more is parked again; an order that a client or the
+//! engine has heard of by the time of the Close frame is in what goes on; who is closed by an order hands nothing over.
 
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, VecDeque};
@@ -21,19 +24,27 @@ use alloc::vec::Vec;
 use ringway_wire::close::CloseReason;
 use ringway_wire::ingest;
 use ringway_wire::parked::{Parked, ParkedSubscription};
+use ringway_wire::record::Told;
 
 use super::Shard;
+use super::parked_state::ParkedState;
 use super::subscribe::Made;
+use super::user::user_at;
+use crate::backplane::Taken;
+use crate::call::UserOrder;
 use crate::identity::About;
-use crate::ids::{ConnId, Epoch, LocalChannelId};
-use crate::lane_message::{LaneMessage, Position, RecoverFrom, SubscribeRequest};
+use crate::ids::{ConnId, LocalChannelId};
+use crate::lane_message::{LaneMessage, Position, SubscribeRequest, UserParking};
 use crate::limits::TICK_MS;
 use crate::metrics::Metric;
 use crate::owner::{Handed, Taker};
-use crate::session::AskWhat;
-use crate::subscription::{AnswerTo, Subscription};
-use crate::tokens::{ConnectClaims, Overrides, TokenSubscription};
+use crate::session::{AskWhat, client_id};
+use crate::subscription::{AnswerTo, Subscription, Traits, Wants, hears_join_leave, traits_of};
+use crate::tokens::ConnectClaims;
 use crate::variant::Variant;
+
+/// Orders that wait for what is parked for one client. Over: it is closed and what is parked dropped (counted).
+const WAITING_ORDERS_MAX: usize = 64;
 
 /// See the file's header.
 #[derive(Debug, Default)]
@@ -45,6 +56,8 @@ pub(super) struct HandOvers {
     ticked_ms: u64,
     /// Connect commands that wait for what may be parked: until when, and the request. Also answered ones.
     taking: VecDeque<(u64, ConnId, u32)>,
+    /// By slot and request: orders about a client for which the engine was asked and has not answered.
+    orders: BTreeMap<(u32, u32), (ConnId, Vec<UserOrder>)>,
     /// Until then something may be parked.
     draining_until_ms: u64,
 }
@@ -56,8 +69,12 @@ struct HandOver {
     user: Box<str>,
     conn_info: Option<Box<[u8]>>,
     subscriptions: Vec<Kept>,
-    /// The engine has been asked.
+    /// The engine has been asked to park it.
     is_sent: bool,
+    /// Times that it was asked and has not answered.
+    unanswered: u32,
+    /// An order has changed it since it was sent.
+    is_changed: bool,
     until_ms: u64,
 }
 
@@ -65,8 +82,8 @@ struct HandOver {
 #[derive(Debug)]
 struct Kept {
     channel: Box<str>,
-    local: LocalChannelId,
-    variant: Variant,
+    /// On this core; none: an order has made it for the next node.
+    live: Option<(LocalChannelId, Variant)>,
     overrides: ingest::Overrides,
     info: Box<[u8]>,
     data: Box<[u8]>,
@@ -99,13 +116,17 @@ impl HandOvers {
         hand_over.is_some_and(|hand_over| hand_over.subscriptions.iter().any(|kept| *kept.channel == *channel))
     }
 
-    /// A subscription (all: empty) is ended by an order: it is not to go on elsewhere, unless it is on its way there.
+    /// A subscription (all: empty) is ended by an order: it is not to go on elsewhere.
     /// Returns the channels of those that it concerns.
     pub(super) fn give_up(&mut self, conn: ConnId, channel: &str) -> Vec<Box<str>> {
         let hand_over = self.leaving.get_mut(&conn.slot).filter(|hand_over| hand_over.conn == conn);
         let Some(hand_over) = hand_over else { return Vec::new() };
         let ends = |kept: &mut Kept| channel.is_empty() || *kept.channel == *channel;
-        hand_over.subscriptions.extract_if(.., ends).map(|kept| kept.channel).collect()
+        let ended: Vec<Kept> = hand_over.subscriptions.extract_if(.., ends).collect();
+        hand_over.is_changed |= !ended.is_empty();
+        self.again |= hand_over.is_changed;
+        // Of one that was made for the next node the client has not heard.
+        ended.into_iter().filter(|kept| kept.live.is_some()).map(|kept| kept.channel).collect()
     }
 }
 
@@ -122,7 +143,7 @@ impl Shard {
         let Some(hand_over) = self.what_is_known(conn) else { return false };
         if self.shutting_down {
             // No time to ask where it stands.
-            self.park_state(&hand_over, None);
+            self.park_state(&hand_over, false);
             return false;
         }
         self.hand_overs.leaving.insert(conn.slot, hand_over);
@@ -143,25 +164,25 @@ impl Shard {
             return None;
         }
         let until_ms = self.now_ms + u64::from(self.options.limits.hand_over_wait_ms);
-        Some(HandOver { conn, user: session.user().into(), conn_info, subscriptions, is_sent: false, until_ms })
+        Some(HandOver {
+            conn,
+            user: session.user().into(),
+            conn_info,
+            subscriptions,
+            is_sent: false,
+            unanswered: 0,
+            is_changed: false,
+            until_ms,
+        })
     }
 
     fn kept(&self, subscription: &Subscription) -> Option<Kept> {
         let channel = self.fanouts.get(subscription.local)?;
         let has_position = self.options.namespaces.get(channel.namespace).history_size > 0;
-        let (traits, hears) = (subscription.traits(), subscription.variant.join_leave());
         Some(Kept {
             channel: channel.name.clone(),
-            local: subscription.local,
-            variant: subscription.variant,
-            // What it did, whatever the namespace says where it goes on.
-            overrides: ingest::Overrides {
-                presence: Some(traits.member),
-                join_leave: Some(traits.tell_join_leave || hears),
-                push_join_leave: Some(hears),
-                recovery: Some(traits.recoverable),
-                positioned: Some(traits.positioned),
-            },
+            live: Some((subscription.local, subscription.variant)),
+            overrides: overrides(subscription.traits(), subscription.variant.join_leave()),
             info: subscription.info().into(),
             data: subscription.data().into(),
             expires_at_ms: subscription.expires_at_ms(),
@@ -180,15 +201,15 @@ impl Shard {
             if kept.position != Where::Unasked {
                 continue;
             }
-            if !self.fanouts.asked_again(kept.local) {
+            let Some((local, variant)) = kept.live.filter(|(local, _)| self.fanouts.asked_again(*local)) else {
                 kept.position = Where::Nowhere;
                 continue;
-            }
+            };
             kept.position = Where::Asked(number);
             let request = SubscribeRequest {
                 channel: kept.channel.clone(),
-                local: kept.local,
-                variant: kept.variant,
+                local,
+                variant,
                 member: None,
                 tell_join_leave: false,
                 recover: None,
@@ -241,16 +262,19 @@ impl Shard {
     fn park_if_complete(&mut self, slot: u32) {
         let Some(hand_over) = self.hand_overs.leaving.get_mut(&slot) else { return };
         let is_known = |kept: &Kept| matches!(kept.position, Where::At(_) | Where::Nowhere);
-        if hand_over.is_sent || !hand_over.subscriptions.iter().all(is_known) {
+        let is_due = !hand_over.is_sent || hand_over.is_changed;
+        if !is_due || !hand_over.subscriptions.iter().all(is_known) {
             return;
         }
-        hand_over.is_sent = true;
-        let Some(hand_over) = self.hand_overs.leaving.remove(&slot) else { return };
-        self.park_state(&hand_over, Some(hand_over.conn));
+        let Some(mut hand_over) = self.hand_overs.leaving.remove(&slot) else { return };
+        self.park_state(&hand_over, true);
+        (hand_over.is_sent, hand_over.is_changed) = (true, false);
+        hand_over.unanswered += 1;
         self.hand_overs.leaving.insert(slot, hand_over);
     }
 
-    fn park_state(&mut self, hand_over: &HandOver, waits: Option<ConnId>) {
+    /// `waits`: its connection is closed behind the answer.
+    fn park_state(&mut self, hand_over: &HandOver, waits: bool) {
         let wall_ms = self.owner.wall_ms(self.now_ms);
         let subscription = |kept: &'_ Kept| ParkedSubscription {
             expires_at_ms: kept.expires_at_ms.map_or(0, |at_ms| wall_ms + at_ms.saturating_sub(self.now_ms)),
@@ -271,9 +295,103 @@ impl Shard {
         let mut body = Vec::new();
         let written = parked.write(&mut body, self.options.limits.parked_bytes_max as usize);
         self.metrics.add(Metric::HandOversCut, (parked.subscriptions.len() - written) as u64);
-        let user = hand_over.user.clone();
+        if hand_over.subscriptions.is_empty() && hand_over.conn_info.is_none() {
+            // An order has taken away what there was.
+            body.clear();
+        }
+        self.park(hand_over, body.into(), waits);
+    }
+
+    fn park(&mut self, hand_over: &HandOver, body: Box<[u8]>, waits: bool) {
+        let conn = hand_over.conn;
+        let slots = self.users.connections(&hand_over.user, |slot| user_at(&self.connections, slot));
+        let others = slots.filter(|slot| *slot != conn.slot).count();
+        let parking = UserParking {
+            user: hand_over.user.clone(),
+            client: client_id(self.options.boot, self.options.core, conn).as_ref().into(),
+            body,
+            again: hand_over.is_sent && !self.shutting_down,
+            alone: others == 0,
+            waits: waits.then_some(conn),
+            from: self.options.core,
+        };
+        self.park_at_owner(parking);
+    }
+
+    /// Only the user's owner knows whether other cores have connections of it, and orders go through it, too.
+    fn park_at_owner(&mut self, parking: UserParking) {
+        if self.shutting_down {
+            // Whether other cores do anything still nobody knows.
+            let (owner, mut around) = self.owner();
+            return owner.park_state(UserParking { alone: false, ..parking }, &mut around);
+        }
+        self.lanes.push(self.owner_of(&parking.user), LaneMessage::UserPark(parking.into()));
+    }
+
+    /// As the user's owner: what a core knows of a connection is to be parked.
+    pub(super) fn owned_user_park(&mut self, parking: UserParking) {
+        let elsewhere = self.user_cores.cores(&parking.user).any(|core| core != parking.from);
+        let alone = parking.alone && !elsewhere;
         let (owner, mut around) = self.owner();
-        owner.park_state(waits, user, body.into(), &mut around);
+        owner.park_state(UserParking { alone, ..parking }, &mut around);
+    }
+
+    /// An order about a client that is to leave. True: it is done with. What it makes is for the next node, since the client
+    /// is told nothing more here; what it ends, ends here as well.
+    pub(super) fn changes_hand_over(&mut self, conn: ConnId, order: &UserOrder) -> bool {
+        let is_this = |hand_over: &HandOver| hand_over.conn == conn;
+        if !self.hand_overs.leaving.get(&conn.slot).is_some_and(is_this) {
+            return false;
+        }
+        let made = match order {
+            UserOrder::Subscribe { .. } => self.made_for_the_next(conn, order),
+            _ => None,
+        };
+        let Some(hand_over) = self.hand_overs.leaving.get_mut(&conn.slot) else { return false };
+        match order {
+            UserOrder::Subscribe { .. } => {
+                hand_over.is_changed |= made.is_some();
+                hand_over.subscriptions.extend(made);
+                self.hand_overs.again = true;
+                true
+            }
+            UserOrder::Refresh { expired: false, info: Some(info), .. } => {
+                hand_over.conn_info = Some(info.clone());
+                hand_over.is_changed = true;
+                self.hand_overs.again = true;
+                false
+            }
+            UserOrder::Disconnect { .. } | UserOrder::Refresh { expired: true, .. } => {
+                if let Some(hand_over) = self.hand_overs.leaving.remove(&conn.slot)
+                    && hand_over.is_sent
+                {
+                    self.park(&hand_over, Box::default(), false);
+                }
+                false
+            }
+            UserOrder::Unsubscribe { .. } | UserOrder::Refresh { .. } | UserOrder::Message { .. } => false,
+        }
+    }
+
+    fn made_for_the_next(&self, conn: ConnId, order: &UserOrder) -> Option<Kept> {
+        let UserOrder::Subscribe { subscription: wanted, recover } = order else { return None };
+        let (namespace, _) = self.options.namespaces.resolve(&wanted.channel)?;
+        self.has_place(conn, &wanted.channel).ok()?;
+        let rules = self.options.namespaces.get(namespace);
+        let wants = Wants { recovery: recover.is_some(), positioned: false };
+        let since = recover.and_then(|since| Some(Position { offset: since.offset, epoch: since.epoch? }));
+        Some(Kept {
+            channel: wanted.channel.clone(),
+            live: None,
+            overrides: overrides(
+                traits_of(rules, &wanted.overrides, wants),
+                hears_join_leave(rules, &wanted.overrides, false),
+            ),
+            info: wanted.info.clone(),
+            data: wanted.data.clone(),
+            expires_at_ms: wanted.expires_in_ms.map(|after_ms| self.now_ms + after_ms),
+            position: since.map_or(Where::Nowhere, Where::At),
+        })
     }
 
     /// The client ends before it was closed, or everybody is closed at once.
@@ -281,9 +399,9 @@ impl Shard {
         let is_this = self.hand_overs.leaving.get(&conn.slot).is_some_and(|hand_over| hand_over.conn == conn);
         if is_this
             && let Some(hand_over) = self.hand_overs.leaving.remove(&conn.slot)
-            && !hand_over.is_sent
+            && (!hand_over.is_sent || hand_over.is_changed || self.shutting_down)
         {
-            self.park_state(&hand_over, None);
+            self.park_state(&hand_over, false);
         }
     }
 
@@ -304,8 +422,8 @@ impl Shard {
             self.hand_overs.taking.pop_front();
             let what = self.session_mut(conn).and_then(|session| session.take_ask(number));
             if let Some(AskWhat::Parked { claims, data }) = what {
-                self.let_in(conn, *claims, data, None);
-                self.flush_replies(conn);
+                let orders = self.hand_overs.orders.get(&(conn.slot, number)).map(|(_, orders)| orders.clone());
+                self.let_in_behind(conn, *claims, data, None, &orders.unwrap_or_default());
             }
         }
     }
@@ -329,18 +447,25 @@ impl Shard {
     pub(super) fn take_handed(&mut self) {
         for handed in self.owner.take_handed() {
             match handed {
-                Handed::Parked(conn) => {
-                    let is_this = |hand_over: &HandOver| hand_over.conn == conn;
-                    if self.hand_overs.leaving.get(&conn.slot).is_some_and(is_this) {
-                        self.hand_overs.leaving.remove(&conn.slot);
-                        self.leaving_late(|shard| shard.close(conn, CloseReason::Shutdown));
-                    }
-                }
-                Handed::Taken(taker, body) => self.parked_came(taker, body),
+                Handed::Parked(core, conn) if core == self.options.core => self.was_parked(conn),
+                Handed::Parked(core, conn) => self.lanes.push(core, LaneMessage::UserParked(conn)),
+                Handed::Taken(taker, taken) => self.parked_came(taker, taken.map(|taken| *taken)),
                 Handed::Entered(entrant, room) => self.place_answered(entrant, room),
                 Handed::Unsaid(user) => self.unsaid(user),
             }
         }
+    }
+
+    /// What a connection had is parked, or cannot be: it may go, unless an order has changed it since.
+    pub(super) fn was_parked(&mut self, conn: ConnId) {
+        let is_this = |hand_over: &&mut HandOver| hand_over.conn == conn;
+        let Some(hand_over) = self.hand_overs.leaving.get_mut(&conn.slot).filter(is_this) else { return };
+        hand_over.unanswered = hand_over.unanswered.saturating_sub(1);
+        if hand_over.unanswered > 0 || hand_over.is_changed {
+            return;
+        }
+        self.hand_overs.leaving.remove(&conn.slot);
+        self.leaving_late(|shard| shard.close(conn, CloseReason::Shutdown));
     }
 
     /// Some node drains, or has just drained.
@@ -360,65 +485,125 @@ impl Shard {
         }
         let number = self.new_request();
         let user = claims.user.clone();
+        // Orders that come from now on may be about what is parked.
+        if let Some(session) = self.session_mut(conn) {
+            session.identity.user = user.clone();
+        }
+        self.join_user(conn);
         self.wait(conn, number, AskWhat::Parked { claims: Box::new(claims), data });
+        self.hand_overs.orders.insert((conn.slot, number), (conn, Vec::new()));
         let until_ms = self.now_ms + u64::from(self.options.limits.parked_wait_ms);
         self.hand_overs.taking.push_back((until_ms, conn, number));
         let (owner, mut around) = self.owner();
         owner.take_parked(Taker { conn, number, user }, &mut around);
     }
 
+    /// Notes an order about a client that waits for what is parked. True: it is carried out when that has come.
+    pub(super) fn waits_for_parked(&mut self, conn: ConnId, order: &UserOrder) -> bool {
+        let of_slot = (conn.slot, 0)..=(conn.slot, u32::MAX);
+        let asked = self.hand_overs.orders.range_mut(of_slot).find(|(_, (asked, _))| *asked == conn);
+        let Some((_, (_, orders))) = asked else { return false };
+        let is_end = matches!(order, UserOrder::Disconnect { .. } | UserOrder::Refresh { expired: true, .. });
+        let too_many = orders.len() >= WAITING_ORDERS_MAX && !is_end;
+        orders.push(if too_many {
+            UserOrder::Refresh { expired: true, expires_in_ms: None, info: None }
+        } else {
+            order.clone()
+        });
+        if too_many {
+            self.metrics.add(Metric::HandOversFailed, 1);
+            self.close(conn, CloseReason::TooManyRequests);
+            return true;
+        }
+        !is_end && self.session(conn).is_some_and(|session| !session.admitted)
+    }
+
+    /// Lets a client in with what another node knew of it, and what was ordered meanwhile.
+    fn let_in_behind(
+        &mut self,
+        conn: ConnId,
+        claims: ConnectClaims,
+        data: Box<[u8]>,
+        state: Option<ParkedState>,
+        orders: &[UserOrder],
+    ) {
+        let made = orders.iter().try_fold(state.unwrap_or_default(), |state, order| state.after("", order));
+        self.let_in(conn, claims, data, made.as_ref());
+        for order in orders {
+            if matches!(order, UserOrder::Refresh { .. } | UserOrder::Message { .. }) {
+                self.carry_out_order(conn, order);
+            }
+        }
+        self.flush_replies(conn);
+    }
+
     /// The engine's answer: perhaps too late for the connect result, perhaps for a client that has gone.
-    fn parked_came(&mut self, taker: Taker, body: Option<Box<[u8]>>) {
+    fn parked_came(&mut self, taker: Taker, taken: Option<Taken>) {
         let Taker { conn, number, user } = taker;
-        let parked = body.as_deref().and_then(Parked::read);
+        let orders = self.hand_overs.orders.remove(&(conn.slot, number)).map(|(_, orders)| orders).unwrap_or_default();
+        let state = taken.and_then(|taken| self.state_of(taken));
         let waits = self.session_mut(conn).and_then(|session| session.take_ask(number));
         if let Some(AskWhat::Parked { claims, data }) = waits {
-            self.metrics.add(Metric::HandOversRestored, parked.is_some().into());
-            self.let_in(conn, *claims, data, parked.as_ref());
-            return self.flush_replies(conn);
+            self.metrics.add(Metric::HandOversRestored, state.is_some().into());
+            return self.let_in_behind(conn, *claims, data, state, &orders);
         }
-        let (Some(parked), Some(body)) = (&parked, &body) else { return };
+        let Some(state) = state else { return };
+        let Some(state) = orders.iter().try_fold(state, |state, order| state.after("", order)) else { return };
         match self.session_mut(conn) {
             Some(session) if session.admitted && *session.user() == *user => {
-                if let Some(info) = parked.conn_info {
+                if let Some(info) = &state.conn_info {
                     let about = session.identity.about.take().map(|about| *about).unwrap_or_default();
-                    session.identity.set_about(About { info: info.into(), is_refreshed: true, ..about });
+                    session.identity.set_about(About { info: info.clone(), is_refreshed: true, ..about });
                 }
                 self.metrics.add(Metric::HandOversRestored, 1);
-                self.restore(conn, parked, AnswerTo::Push);
+                self.restore(conn, &state, AnswerTo::Push);
                 self.flush_replies(conn);
             }
             _ => {
-                let body = body.clone();
-                let (owner, mut around) = self.owner();
-                owner.park_state(None, user, body, &mut around);
+                let wall_ms = self.owner.wall_ms(self.now_ms);
+                let body = state.write(wall_ms, self.options.limits.parked_bytes_max as usize);
+                let (client, from) = (state.client, self.options.core);
+                let parking = UserParking { user, client, body, again: false, alone: false, waits: None, from };
+                self.park_at_owner(parking);
             }
         }
     }
 
-    /// Makes the subscriptions that another node had made; returns how many owners will answer.
-    pub(super) fn restore(&mut self, conn: ConnId, parked: &Parked<'_>, answer_to: AnswerTo) -> u32 {
-        let wall_ms = self.owner.wall_ms(self.now_ms);
-        let mut asked = 0;
-        for one in &parked.subscriptions {
-            let expires_in_ms = (one.expires_at_ms > 0).then(|| one.expires_at_ms.saturating_sub(wall_ms));
-            if expires_in_ms == Some(0) {
-                continue;
-            }
-            let ingest::Overrides { presence, join_leave, push_join_leave, recovery, positioned } = one.overrides;
-            let subscription = TokenSubscription {
-                channel: one.channel.into(),
-                info: one.info.into(),
-                data: one.data.into(),
-                expires_in_ms,
-                overrides: Overrides { presence, join_leave, push_join_leave, recovery, positioned },
+    /// What was parked, and what the orders behind it have made of it; none: nothing, or its connection was to end.
+    fn state_of(&mut self, taken: Taken) -> Option<ParkedState> {
+        let Taken { client, body, alone, orders } = taken;
+        let mut state = ParkedState::read(client, &body, alone, self.owner.wall_ms(self.now_ms))?;
+        for order in &orders {
+            let read = match Told::read(order) {
+                Some(Told::Order { frame, .. }) => self.read_order(frame),
+                _ => None,
             };
-            let position = one
-                .position
-                .map(|((boot, creation), offset)| RecoverFrom { offset, epoch: Some(Epoch { boot, creation }) });
-            let made = Made { answer_to, recover: None, parked: position, run_time: true };
-            asked += u32::from(self.make_subscription(conn, subscription, made));
+            match read {
+                Some((client, order)) => state = state.after(&client, &order)?,
+                None => self.metrics.add(Metric::FleetFedUnreadable, 1),
+            }
+        }
+        Some(state)
+    }
+
+    /// Makes the subscriptions that another node had made; returns how many owners will answer.
+    pub(super) fn restore(&mut self, conn: ConnId, state: &ParkedState, answer_to: AnswerTo) -> u32 {
+        let mut asked = 0;
+        for one in &state.subscriptions {
+            let made = Made { answer_to, recover: one.recover, parked: one.parked, run_time: true };
+            asked += u32::from(self.make_subscription(conn, one.wanted.clone(), made));
         }
         asked
+    }
+}
+
+/// What a subscription did, whatever the namespace says where it goes on.
+const fn overrides(traits: Traits, hears: bool) -> ingest::Overrides {
+    ingest::Overrides {
+        presence: Some(traits.member),
+        join_leave: Some(traits.tell_join_leave || hears),
+        push_join_leave: Some(hears),
+        recovery: Some(traits.recoverable),
+        positioned: Some(traits.positioned),
     }
 }

@@ -50,6 +50,8 @@ impl Shard {
             LaneMessage::UserEnter(entrant) => self.owned_user_enter(*entrant),
             LaneMessage::UserEntered(entered) => self.user_entered(*entered),
             LaneMessage::UserExit(presence) => self.owned_user_exit(&presence),
+            LaneMessage::UserPark(parking) => self.owned_user_park(*parking),
+            LaneMessage::UserParked(conn) => self.was_parked(conn),
             LaneMessage::UserCall(call) if call.origin.is_some() => self.owned_user_call(&call),
             LaneMessage::PublishAnswer(answer) => self.publish_answered(&answer),
             LaneMessage::SubscribeAnswer(answer) => self.subscribe_answered(*answer),

@@ -44,6 +44,7 @@ mod ingest_call;
 mod lane;
 mod late_leaves;
 mod owned;
+mod parked_state;
 mod publish;
 mod read;
 mod received;

@@ -5,7 +5,7 @@
 //! the order in which calls about that user came.
 
 use super::Shard;
-use crate::call::{CallError, ChannelCall, ChannelsCall, UserAnswer, UserCall};
+use crate::call::{CallError, ChannelCall, ChannelsCall, UserAnswer, UserCall, UserOrder};
 use crate::lane_message::{LaneMessage, LeaveRequest, MemberLeave, PublishRequest, SubscribeRequest, UserPresence};
 use crate::metrics::Metric;
 use crate::owner::OrderAsker;
@@ -75,8 +75,11 @@ impl Shard {
         let (from, Some(origin)) = (call.from, call.origin) else { return };
         self.metrics.add(Metric::UserCalls, 1);
         let result = if call.user.is_empty() { Err(CallError::BadRequest) } else { Ok(self.pass_on(call)) };
+        let is_noted = !matches!(call.order, UserOrder::Message { .. });
         match result {
-            Ok(here) if self.owner.is_shared() => self.order_to_nodes(call, OrderAsker { origin, from, here }),
+            Ok(here) if self.owner.is_shared() => {
+                self.order_to_nodes(call, OrderAsker { origin, from, here, is_noted })
+            }
             _ => self.lanes.push(from, LaneMessage::UserAnswer(UserAnswer { origin, result })),
         }
     }

@@ -125,26 +125,28 @@ impl Shard {
             }
             return;
         }
-        let Ok(ClientFrame::Call(call)) = ingest::decode_client(frame) else {
-            return self.metrics.add(Metric::FleetFedUnreadable, 1);
-        };
+        match self.read_order(frame) {
+            Some((client, order)) => {
+                let call = UserCall { user: user.into(), client, order, origin: None, from: self.options.core };
+                self.pass_on(&call);
+            }
+            None => self.metrics.add(Metric::FleetFedUnreadable, 1),
+        }
+    }
+
+    /// What an order is about (empty: every connection of the user), and what it is.
+    pub(super) fn read_order(&mut self, frame: &[u8]) -> Option<(Box<str>, UserOrder)> {
+        let Ok(ClientFrame::Call(call)) = ingest::decode_client(frame) else { return None };
         let (CallBody::Subscribe { client, .. }
         | CallBody::Unsubscribe { client, .. }
         | CallBody::Disconnect { client, .. }
         | CallBody::Refresh { client, .. }
         | CallBody::Message { client, .. }) = call.what
         else {
-            return self.metrics.add(Metric::FleetFedUnreadable, 1);
+            return None;
         };
         // Checked where it came in, and once more: namespaces may differ while a change is rolled out.
-        match self.user_order(&call.what) {
-            Ok(order) => {
-                let call =
-                    UserCall { user: user.into(), client: client.into(), order, origin: None, from: self.options.core };
-                self.pass_on(&call);
-            }
-            Err(_) => self.metrics.add(Metric::FleetFedUnreadable, 1),
-        }
+        Some((client.into(), self.user_order(&call.what).ok()?))
     }
 
     /// Hands a call to each core where the user has connections; returns how many those are.

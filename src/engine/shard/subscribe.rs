@@ -143,7 +143,7 @@ impl Shard {
     }
 
     /// Whether the client may have one more channel, and this one.
-    fn has_place(&self, conn: ConnId, channel: &str) -> Result<(), ClientError> {
+    pub(super) fn has_place(&self, conn: ConnId, channel: &str) -> Result<(), ClientError> {
         let limits = &self.options.limits;
         let known = self.fanouts.find(channel);
         let Some(session) = self.session(conn) else { return Err(ClientError::Internal) };

@@ -51,6 +51,9 @@ impl Shard {
 
     /// Does what a backend wants done with the connections of a user.
     pub(super) fn carry_out(&mut self, call: &UserCall) {
+        // A subscription to a channel that was given up in this turn is there until its client is told: an order must not
+        // make a second one beside it.
+        self.tell_insufficient();
         let slots = self.users.connections(&call.user, |slot| user_at(&self.connections, slot));
         let id = |slot| self.connections.at(slot).map(|(generation, _)| ConnId { slot, generation });
         let connections: Vec<ConnId> = slots.filter_map(id).collect();
@@ -63,18 +66,28 @@ impl Shard {
         }
     }
 
+    /// Carries an order out on one connection. What a client has may be on its way from another node or to one: the order
+    /// counts there, too.
     fn order(&mut self, conn: ConnId, client: &str, order: &UserOrder) {
+        if let UserOrder::Disconnect { whitelist, .. } = order
+            && whitelist.iter().any(|stays| **stays == *client)
+        {
+            return;
+        }
+        if !self.waits_for_parked(conn, order) && !self.changes_hand_over(conn, order) {
+            self.carry_out_order(conn, order);
+        }
+    }
+
+    /// On what the client has here.
+    pub(super) fn carry_out_order(&mut self, conn: ConnId, order: &UserOrder) {
         match order {
             UserOrder::Subscribe { subscription, recover } => {
                 let recover = recover.map(|since| RecoverFrom { offset: since.offset, epoch: since.epoch });
                 self.server_subscribe(conn, subscription.clone(), recover, AnswerTo::Push);
             }
             UserOrder::Unsubscribe { channel, code, reason } => self.unsubscribe_by_order(conn, channel, *code, reason),
-            UserOrder::Disconnect { code, reason, whitelist } => {
-                if !whitelist.iter().any(|stays| **stays == *client) {
-                    self.close_with(conn, *code, reason);
-                }
-            }
+            UserOrder::Disconnect { code, reason, .. } => self.close_with(conn, *code, reason),
             UserOrder::Refresh { expired: true, .. } => self.close(conn, CloseReason::Expired),
             UserOrder::Refresh { expires_in_ms, info, .. } => {
                 let expires_at_ms = expires_in_ms.map(|after_ms| self.now_ms + after_ms);
@@ -143,7 +156,7 @@ impl Shard {
 }
 
 /// The user of the connection in a slot; empty: none.
-fn user_at(connections: &Slots<Connection>, slot: u32) -> &str {
+pub(super) fn user_at(connections: &Slots<Connection>, slot: u32) -> &str {
     match connections.at(slot) {
         Some((_, Connection { phase: Phase::Client(session), .. })) => session.user(),
         _ => "",

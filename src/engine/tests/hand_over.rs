@@ -2,7 +2,8 @@
 //!
 //! Set-up: two nodes of one shard each on one embedded engine, a virtual clock, real bytes of model clients, tokens whose text
 //! names their user. Claims: what is known only here is parked before the Close frame, which waits for it but not for ever;
-//! the next connect of the user, on any node, has it in its result with what was missed, once; nobody asks the engine while no
+//! the next connect of the user, on any node, has it in its result with what was missed, once; orders that come on the way count; a
+//! position is given only where it can be the client's own; nobody asks the engine while no
 //! node drains; who is sent away leaves channels only some time later, or at the end of the drain.
 #![allow(clippy::unwrap_used, reason = "a test ends at the first surprise")]
 
@@ -242,6 +243,14 @@ impl World {
         self.order(node, user, UserOrder::Subscribe { subscription, recover: None });
     }
 
+    /// An order as a backend gives it at a node: to all nodes.
+    fn call(&mut self, node: usize, user: &str, order: UserOrder) {
+        let origin = Some(Origin::Control { call: 1 });
+        let call = UserCall { user: user.into(), client: "".into(), order, origin, from: CoreId(1) };
+        self.nodes[node].shard.handle(Input::Lane { message: LaneMessage::UserCall(Box::new(call)) });
+        self.turn();
+    }
+
     fn publish(&mut self, node: usize, channel: &str, number: u32) {
         let request = PublishRequest {
             channel: channel.into(),
@@ -263,6 +272,23 @@ impl World {
         self.nodes[node].shard.handle(Input::Drain(DrainOrder { clients_per_1000_s: 100_000 }));
         self.turn();
     }
+}
+
+fn subscribe_to(channel: &str) -> UserOrder {
+    let subscription = TokenSubscription { channel: channel.into(), ..TokenSubscription::default() };
+    UserOrder::Subscribe { subscription, recover: None }
+}
+
+fn unsubscribe_from(channel: &str) -> UserOrder {
+    UserOrder::Unsubscribe { channel: channel.into(), code: 2000, reason: "ended".into() }
+}
+
+fn info(text: &str) -> UserOrder {
+    UserOrder::Refresh { expired: false, expires_in_ms: None, info: Some(text.as_bytes().into()) }
+}
+
+fn disconnect() -> UserOrder {
+    UserOrder::Disconnect { code: 4001, reason: "go".into(), whitelist: vec![] }
 }
 
 fn numbers(text: &str) -> Vec<u32> {
@@ -461,4 +487,135 @@ fn who_leaves_by_itself_while_others_are_sent_away_leaves_at_once() {
     world.nodes[0].shard.handle(Input::SocketFailed { conn: other });
     world.turn();
     assert_eq!(world.nodes[0].leaves(), 1, "its own leave, and not the other's with it");
+}
+
+/// Orders that change what a client has: when it is told, and when it is known to be parked, may lie in any order.
+#[test]
+fn an_order_counts_whether_it_comes_before_or_after_what_is_parked() {
+    // Where the order comes: with the state on its way to the engine, and parked with nobody connected.
+    for away in [false, true] {
+        let mut world = World::new();
+        let conn = world.connect(0, "u");
+        ["news", "old"].iter().for_each(|channel| world.subscribe(0, "u", channel));
+        world.hears(0, conn);
+        world.nodes[0].holds = !away;
+        world.drain(0);
+        world.pass(GRACE_MS + 500);
+        assert_eq!(world.hears(0, conn).1, away);
+        for order in [unsubscribe_from("old"), subscribe_to("new"), info(r#"{"vip":true}"#)] {
+            if away { world.call(1, "u", order) } else { world.order(0, "u", order) }
+        }
+        while let Some(held) = world.nodes[0].held.pop() {
+            world.nodes[0].hears(held);
+            world.turn();
+        }
+        if !away {
+            let (text, closed) = world.hears(0, conn);
+            assert!(closed && text.contains(r#""unsubscribe":{"code":2000"#) && !text.contains("new\""), "{text}");
+        }
+        let back = world.connect(1, "u");
+        let (text, _) = world.hears(1, back);
+        assert!(text.contains(r#""news":{"#) && text.contains(r#""new":{"#), "away {away}: {text}");
+        assert!(!text.contains(r#""old":{"#), "away {away}: {text}");
+        world.publish(0, "new", 7);
+        assert_eq!(numbers(&world.hears(1, back).0), [7]);
+    }
+}
+
+#[test]
+fn an_order_counts_for_a_client_that_waits_for_what_is_parked() {
+    // Whether it waits too long, and is let in without.
+    for late in [false, true] {
+        let mut world = World::new();
+        let conn = world.connect(0, "u");
+        ["news", "old"].iter().for_each(|channel| world.subscribe(0, "u", channel));
+        world.drain(0);
+        world.pass(GRACE_MS + 500);
+        assert!(world.hears(0, conn).1);
+        world.nodes[1].holds = true;
+        let back = world.connect(1, "u");
+        for order in [unsubscribe_from("old"), subscribe_to("new"), info(r#"{"vip":true}"#)] {
+            world.call(0, "u", order);
+        }
+        assert_eq!(world.hears(1, back).0, "");
+        world.pass(if late { PARKED_WAIT_MS + TICK_MS } else { 0 });
+        let held = world.nodes[1].held.pop().unwrap();
+        world.nodes[1].hears(held);
+        world.turn();
+        let (text, _) = world.hears(1, back);
+        assert!(text.contains("news") && text.contains("new\""), "late {late}: {text}");
+        assert!(!text.contains("old"), "late {late}: {text}");
+        world.nodes[1].holds = false;
+        world.nodes[1].asked.clear();
+        world.drain(1);
+        world.pass(GRACE_MS + 500);
+        let is_park =
+            |request: &Request| matches!(request, Request::Park(park) if park.body.windows(3).any(|w| w == b"vip"));
+        assert!(world.nodes[1].asked.iter().any(is_park), "late {late}");
+    }
+}
+
+#[test]
+fn who_is_disconnected_by_an_order_hands_nothing_over() {
+    for (away, holds) in [(false, true), (true, false)] {
+        let mut world = World::new();
+        let conn = world.connect(0, "u");
+        world.subscribe(0, "u", "news");
+        world.nodes[0].holds = holds;
+        world.drain(0);
+        world.pass(GRACE_MS + 500);
+        if away {
+            assert!(world.hears(0, conn).1);
+            world.call(1, "u", disconnect());
+        } else {
+            world.order(0, "u", disconnect());
+        }
+        let back = world.connect(1, "u");
+        let (text, _) = world.hears(1, back);
+        assert!(text.contains("connect") && !text.contains("subs"), "away {away}: {text}");
+    }
+}
+
+/// Which of a user's clients takes what is parked is not known: where there may have been two, no position is given, and the
+/// client is told that something may be missing. Where there was one it is exact.
+#[test]
+fn a_position_is_given_only_if_it_can_be_the_clients_own() {
+    // Where the other connection is: on no node, on the same, on another one, on that one and parked from there before.
+    for other in 0..4 {
+        let mut world = World::new();
+        let conn = world.connect(0, "u");
+        let stale = match other {
+            1 => Some((0, world.connect(0, "u"))),
+            2 | 3 => Some((1, world.connect(1, "u"))),
+            _ => None,
+        };
+        world.subscribe(0, "u", "news");
+        world.subscribe(1, "u", "news");
+        world.publish(1, "news", 1);
+        assert_eq!(numbers(&world.hears(0, conn).0), [1]);
+        if let Some((1, gone)) = stale.filter(|_| other == 3) {
+            // It reads nothing more, and is parked first: with a position that is older.
+            world.drain(1);
+            world.pass(GRACE_MS + 500);
+            world.hears(1, gone);
+            world.publish(0, "news", 2);
+            assert_eq!(numbers(&world.hears(0, conn).0), [2]);
+        }
+        world.drain(0);
+        world.pass(GRACE_MS + 500);
+        world.hears(0, conn);
+        world.publish(1, "news", 3);
+        let hub = Rc::clone(&world.hub);
+        world.nodes[0] = node(&hub, 73);
+        world.turn();
+        let back = world.connect(0, "u");
+        let (text, _) = world.hears(0, back);
+        assert!(text.contains(r#""was_recovering":true"#), "{text}");
+        match other {
+            0 => assert!(numbers(&text) == [3] && text.contains(r#""recovered":true"#), "{text}"),
+            _ => assert!(numbers(&text).is_empty() && !text.contains(r#""recovered":true"#), "other {other}: {text}"),
+        }
+        world.publish(1, "news", 4);
+        assert_eq!(numbers(&world.hears(0, back).0), [4]);
+    }
 }

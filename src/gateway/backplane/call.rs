@@ -1,13 +1,15 @@
 //! Requests as commands, and replies as answers.
 //!
 //! In: a [`Request`] and what a command needs beside it. Out: a command; a reply's meaning. Invariants: what must not be
-//! overtaken by a second call is one plain command (unfollow, forget, tell one node, take what is parked) or is sent with its text (a user's connections), never a script that may have to be
-//! called again; a reply that is not understood counts as unknown.
+//! overtaken by a second call is one plain command (unfollow, forget, tell one node) or is sent with its text (a user's connections,
+//! what is parked for one), never a script that may have to be called again; a reply that is not understood counts as unknown.
 
 use std::sync::LazyLock;
 
 use redis::{Cmd, Value, cmd};
-use ringway_engine::backplane::{Answer, Audience, Described, Enter, Page, Published, Refusal, Request, Room, Subject};
+use ringway_engine::backplane::{
+    Answer, Audience, Described, Enter, Page, Published, Refusal, Request, Room, Subject, Taken,
+};
 use ringway_engine::ids::{Bucket, Epoch};
 use ringway_engine::lane_message::Position;
 
@@ -21,11 +23,16 @@ use super::scripts::Script;
 /// the leave behind it.
 const FOLLOW_USER: &str = "redis.call('SADD', KEYS[1], ARGV[1]) return redis.call('PEXPIRE', KEYS[1], ARGV[2])";
 
-/// Lets a connection of a user in. Sent with its text for the same reason, without comments.
-static ENTER: LazyLock<String> = LazyLock::new(|| {
-    let lines = include_str!("lua/enter.lua").lines().map(str::trim_start);
+/// Lets a connection of a user in. Sent with its text for the same reason.
+static ENTER: LazyLock<String> = LazyLock::new(|| without_comments(include_str!("lua/enter.lua")));
+/// Takes what is parked; as above, since it registers the node too.
+static TAKE: LazyLock<String> = LazyLock::new(|| without_comments(include_str!("lua/take.lua")));
+
+fn without_comments(text: &str) -> String {
+    let lines = text.lines().map(str::trim_start);
     lines.filter(|line| !line.starts_with("--")).flat_map(|line| [line, "\n"]).collect()
-});
+}
+
 /// Says how many connections a user has on a node; as above.
 const SET_CONNECTIONS: &str =
     "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) return redis.call('PEXPIRE', KEYS[1], ARGV[3])";
@@ -135,13 +142,25 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
             call
         }
         Request::Park(park) => {
-            let mut call = script(Script::Park, 1);
-            call.arg(keys.parked(&park.user)).arg(&park.body[..]).arg(park.ttl_ms.max(1)).arg(park.entries_max.max(1));
+            let mut call = script(Script::Park, 2);
+            call.arg(keys.parked(&park.user)).arg(keys.interest(&Subject::User(park.user.clone())));
+            call.arg(&*park.client).arg(&park.body[..]).arg(park.ttl_ms.max(1)).arg(park.entries_max.max(1));
+            call.arg(u8::from(park.alone)).arg(u8::from(park.again));
+            call.arg(place.node.generation).arg(keys.inbox_prefix(bucket));
             call
         }
         Request::TakeParked { user } => {
-            let mut call = cmd("LPOP");
-            call.arg(keys.parked(user));
+            let mut call = cmd("EVAL");
+            call.arg(&*TAKE).arg(2).arg(keys.parked(user)).arg(keys.interest(&Subject::User(user.clone())));
+            call.arg(place.node.generation).arg(place.meta_ttl_ms);
+            call
+        }
+        Request::Order(order) => {
+            let subject = Subject::User(order.user.clone());
+            let mut call = script(Script::Order, 2);
+            call.arg(keys.interest(&subject)).arg(keys.parked(&order.user));
+            call.arg(keys.inbox_prefix(bucket)).arg(keys.all_nodes(bucket)).arg(place.bucket_publish_above);
+            call.arg(feed::told(&subject, &order.body)).arg(&order.body[..]).arg(order.noted_max);
             call
         }
         Request::Enter(enter) => enter_user(place, bucket, enter),
@@ -241,11 +260,9 @@ pub(super) fn outcome(request: &Request, reply: Value) -> Outcome {
         Request::Follow(_) | Request::Read(_) => page(reply).map(Answer::Page),
         Request::Tell(_) => number(&reply).and_then(|nodes| u32::try_from(nodes).ok()).map(Answer::Told),
         Request::Park(_) => number(&reply).and_then(|over| u32::try_from(over).ok()).map(Answer::Displaced),
-        Request::TakeParked { .. } => match reply {
-            Value::Nil => Some(Answer::Parked(Vec::new())),
-            Value::BulkString(body) => Some(Answer::Parked(vec![body.into_boxed_slice()])),
-            _ => None,
-        },
+        Request::Order(_) if matches!(reply, Value::Nil) => return Outcome::Done(Err(Refusal::Unavailable)),
+        Request::Order(_) => number(&reply).and_then(|nodes| u32::try_from(nodes).ok()).map(Answer::Told),
+        Request::TakeParked { .. } => taken(reply).map(Answer::Parked),
         Request::Nodes => nodes(reply).map(Answer::Nodes),
         Request::Enter(_) => match number(&reply) {
             Some(0) => Some(Answer::Entered(Room::No)),
@@ -302,6 +319,21 @@ fn published(reply: &Value) -> Option<Published> {
     let [epoch, first, duplicate] = reply.as_sequence()? else { return None };
     let first = Position { offset: number(first)?, epoch: Epoch::parse(text(epoch)?)? };
     Some(Published { first, duplicate: number(duplicate)? == 1 })
+}
+
+/// What was parked, in entries as park.lua writes them.
+fn taken(reply: Value) -> Option<Option<Box<Taken>>> {
+    let parts = |entry: Value| {
+        let Value::BulkString(entry) = entry else { return None };
+        let end = entry.iter().position(|byte| *byte == b'\n')?;
+        let client = std::str::from_utf8(entry.get(1..end)?).ok()?;
+        Some((entry[0], Box::<str>::from(client), Box::<[u8]>::from(&entry[end + 1..])))
+    };
+    let mut entries = reply.into_sequence().ok()?.into_iter().map(parts);
+    let Some(first) = entries.next() else { return Some(None) };
+    let (letter, client, body) = first?;
+    let orders = entries.map(|entry| Some(entry?.2)).collect::<Option<_>>()?;
+    Some(Some(Box::new(Taken { client, body, alone: letter == b'a', orders })))
 }
 
 fn nodes(reply: Value) -> Option<Vec<Described>> {

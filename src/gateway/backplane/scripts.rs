@@ -23,6 +23,7 @@ pub(super) enum Script {
     Follow,
     Read,
     Tell,
+    Order,
     Acquire,
     Renew,
     Park,
@@ -32,11 +33,12 @@ pub(super) enum Script {
 
 impl Script {
     /// All of them.
-    pub(super) const ALL: [Script; 9] = [
+    pub(super) const ALL: [Script; 10] = [
         Script::Publish,
         Script::Follow,
         Script::Read,
         Script::Tell,
+        Script::Order,
         Script::Acquire,
         Script::Renew,
         Script::Park,
@@ -60,6 +62,7 @@ impl Script {
             Script::Follow => &[POSITION, KEPT, include_str!("lua/follow.lua")],
             Script::Read => &[POSITION, KEPT, include_str!("lua/read.lua")],
             Script::Tell => &[FIRST_LINE, SPREAD, include_str!("lua/tell.lua")],
+            Script::Order => &[FIRST_LINE, SPREAD, include_str!("lua/order.lua")],
             Script::Acquire => &[include_str!("lua/acquire.lua")],
             Script::Renew => &[include_str!("lua/renew.lua")],
             Script::Park => &[include_str!("lua/park.lua")],

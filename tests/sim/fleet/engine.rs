@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ringway_engine::backplane::{
-    Answer, Audience, Event, Fed, Feed, Follow, Keep, NodeId, Page, Park, PublishBatch, Published, Read, Refusal,
-    Request, Subject, Tell,
+    Answer, Audience, Event, Fed, Feed, Follow, Keep, NodeId, Order, Page, Park, PublishBatch, Published, Read,
+    Refusal, Request, Subject, Taken, Tell,
 };
 use ringway_engine::ids::{Epoch, Offset};
 use ringway_engine::lane_message::Position;
@@ -68,7 +68,7 @@ struct Kept {
 }
 
 /// What is parked for a user, the oldest first, and until when.
-type Parked = (VecDeque<Box<[u8]>>, u64);
+type Parked = (VecDeque<Taken>, u64);
 
 #[derive(Clone)]
 struct Channel {
@@ -183,8 +183,13 @@ impl Engine {
                 Answer::Done
             }
             Request::Tell(tell) => Answer::Told(self.tell(tell)),
-            Request::Park(entry) => Answer::Displaced(self.park(entry)),
-            Request::TakeParked { user } => Answer::Parked(self.take_parked(&user).into_iter().collect()),
+            Request::Order(order) => Answer::Told(self.order(order)?),
+            Request::Park(entry) => Answer::Displaced(self.park(from, entry, truth)),
+            Request::TakeParked { user } => {
+                let taken = self.take_parked(&user);
+                self.kept.interest.entry((true, user)).or_default().insert(from.generation);
+                Answer::Parked(taken.map(Box::new))
+            }
             Request::Draining { ttl_ms } => {
                 self.draining_until_ms = self.draining_until_ms.max(self.now_ms + ttl_ms);
                 Answer::Done
@@ -311,26 +316,56 @@ impl Engine {
         true
     }
 
-    fn park(&mut self, entry: Park) -> u32 {
-        let now_ms = self.now_ms;
-        let (bodies, until_ms) = self.kept.parked.entry(entry.user).or_default();
-        if *until_ms <= now_ms {
-            bodies.clear();
+    /// Each of those that are parked has the orders behind it, wherever the next one stands.
+    fn order(&mut self, order: Order) -> Result<u32, Refusal> {
+        let Order { user, body, noted_max } = order;
+        if let Some((parked, _)) = self.kept.parked.get_mut(&user) {
+            if parked.iter().any(|taken| taken.orders.len() >= noted_max as usize) {
+                return Err(Refusal::Unavailable);
+            }
+            parked.iter_mut().for_each(|taken| taken.orders.push(body.clone()));
         }
-        *until_ms = now_ms + entry.ttl_ms;
-        bodies.push_back(entry.body);
-        let over = bodies.len().saturating_sub(entry.entries_max as usize);
-        bodies.drain(..over);
+        Ok(self.tell(Tell { subject: Subject::User(user), to: Audience::Interested, body }))
+    }
+
+    fn park(&mut self, from: Caller, park: Park, truth: &mut Truth) -> u32 {
+        let now_ms = self.now_ms;
+        let open = |generation: &u32| *generation != from.generation && self.inboxes.contains_key(generation);
+        let interested = self.kept.interest.get(&(true, park.user.clone()));
+        let elsewhere = interested.is_some_and(|nodes| nodes.iter().any(open));
+        let (parked, until_ms) = self.kept.parked.entry(park.user.clone()).or_default();
+        if *until_ms <= now_ms {
+            parked.clear();
+        }
+        *until_ms = now_ms + park.ttl_ms;
+        match parked.iter_mut().find(|taken| taken.client == park.client) {
+            Some(taken) => taken.body = park.body,
+            None if park.again => {}
+            None => {
+                let alone = park.alone && !elsewhere && parked.is_empty();
+                parked.iter_mut().for_each(|taken| taken.alone = false);
+                if !alone {
+                    truth.orders.not_alone.insert(park.user.clone().into_string());
+                }
+                parked.push_back(Taken { client: park.client, body: park.body, alone, orders: Vec::new() });
+            }
+        }
+        parked.retain(|taken| !taken.body.is_empty());
+        let over = parked.len().saturating_sub(park.entries_max as usize);
+        parked.drain(..over);
+        if parked.is_empty() {
+            self.kept.parked.remove(&park.user);
+        }
         over as u32
     }
 
-    fn take_parked(&mut self, user: &str) -> Option<Box<[u8]>> {
-        let (bodies, until_ms) = self.kept.parked.get_mut(user)?;
-        let body = bodies.pop_front().filter(|_| *until_ms > self.now_ms);
-        if bodies.is_empty() {
+    fn take_parked(&mut self, user: &str) -> Option<Taken> {
+        let (parked, until_ms) = self.kept.parked.get_mut(user)?;
+        let taken = parked.pop_front().filter(|_| *until_ms > self.now_ms);
+        if parked.is_empty() {
             self.kept.parked.remove(user);
         }
-        body
+        taken
     }
 
     /// Epoch and top of a channel; none: nobody has asked for it, or the next request begins another epoch.

@@ -63,7 +63,7 @@ const MET: &[(&str, u64)] = &[
     // What goes along, and what is known of all nodes.
     ("parked", 50),
     ("handed over", 33),
-    ("handed over exactly", 5),
+    ("handed over exactly", 3),
     ("joins", 4_500),
     ("leaves", 300),
     ("presence without a node", 50),

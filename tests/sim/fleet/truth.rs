@@ -33,6 +33,10 @@ pub(crate) struct Orders {
     pub(crate) subscribed: BTreeSet<(usize, usize)>,
     pub(crate) unsubscribed: BTreeSet<(usize, usize)>,
     pub(crate) disconnected: BTreeSet<usize>,
+    /// Users that were ordered to have less since everything was at rest: such an order may still be on its way.
+    pub(crate) ending: BTreeSet<usize>,
+    /// Users of whom something was parked that may be another connection's.
+    pub(crate) not_alone: BTreeSet<String>,
 }
 
 #[derive(Debug)]

@@ -303,8 +303,16 @@ impl World {
         let of_channel = (client, self.plan.ordered());
         match &order {
             UserOrder::Subscribe { .. } => drop(orders.subscribed.insert(of_channel)),
-            UserOrder::Unsubscribe { .. } => drop(orders.unsubscribed.insert(of_channel)),
-            UserOrder::Disconnect { .. } => drop(orders.disconnected.insert(client)),
+            UserOrder::Unsubscribe { .. } => {
+                orders.unsubscribed.insert(of_channel);
+                orders.ending.insert(client);
+                self.clients[client].owed.clear();
+            }
+            UserOrder::Disconnect { .. } => {
+                orders.disconnected.insert(client);
+                orders.ending.insert(client);
+                self.clients[client].owed.clear();
+            }
             UserOrder::Refresh { .. } | UserOrder::Message { .. } => {}
         }
         self.calls += 1;
@@ -362,5 +370,6 @@ impl World {
             assert!(!node.hop.is_busy(&self.engine), "something waits between node {name} and the engine");
             assert_eq!(node.total(Metric::FleetQueuedBytes), 0, "publishes wait on node {name}");
         }
+        self.truth.orders.ending.clear();
     }
 }

@@ -156,7 +156,7 @@ enum Asked {
     /// An order about a user.
     Order(OrderAsker),
     /// What this node knows of a connection.
-    Park(Option<ConnId>),
+    Park(Option<(CoreId, ConnId)>),
     /// What others knew of a user, for a connect command.
     TakeParked(Box<Taker>),
     /// A user's connection that wants to come in.
@@ -264,7 +264,7 @@ impl Owner {
             }
             Asked::Question(question) => self.question_passed_on(question, result, around),
             Asked::Order(asker) => Self::order_passed_on(asker, result, around),
-            Asked::Park(conn) => self.was_parked(conn, &result, around),
+            Asked::Park(waits) => self.was_parked(waits, &result, around),
             Asked::TakeParked(taker) => self.was_taken(*taker, result),
             Asked::Enter(entrant) => self.entered(*entrant, result),
             Asked::SetConnections { user } => self.connections_set(user, &result),

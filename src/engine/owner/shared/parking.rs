@@ -8,9 +8,9 @@ use alloc::vec::Vec;
 
 use super::super::{Owner, Surroundings};
 use super::Asked;
-use crate::backplane::{Answer, Park, Refusal, Request, Room};
-use crate::ids::ConnId;
-use crate::lane_message::UserEntrant;
+use crate::backplane::{Answer, Park, Refusal, Request, Room, Taken};
+use crate::ids::{ConnId, CoreId};
+use crate::lane_message::{UserEntrant, UserParking};
 use crate::metrics::Metric;
 
 /// Who asks for what is parked.
@@ -27,10 +27,10 @@ pub struct Taker {
 /// What came of a hand-over, or of a question about a user's connections.
 #[derive(Debug)]
 pub enum Handed {
-    /// The connection's things are parked, or cannot be: it may go.
-    Parked(ConnId),
+    /// The things of a connection on this core are parked, or cannot be: it may go.
+    Parked(CoreId, ConnId),
     /// What was parked for a user; none: nothing.
-    Taken(Taker, Option<Box<[u8]>>),
+    Taken(Taker, Option<Box<Taken>>),
     /// Whether a user's connection may come in; none: the engine did not say.
     Entered(UserEntrant, Option<Room>),
     /// The engine may not know how many connections this user has here.
@@ -46,11 +46,12 @@ impl Owner {
         }
     }
 
-    /// Parks something of a user; `conn` waits for it.
-    pub fn park_state(&mut self, conn: Option<ConnId>, user: Box<str>, body: Box<[u8]>, around: &mut Surroundings<'_>) {
-        let entry =
-            Park { user, body, ttl_ms: self.limits.parked_ttl_ms.into(), entries_max: self.limits.parked_per_user_max };
-        self.ask(Asked::Park(conn), Request::Park(entry), around);
+    /// Parks something of a user.
+    pub fn park_state(&mut self, parking: UserParking, around: &mut Surroundings<'_>) {
+        let UserParking { user, client, body, again, alone, waits, from } = parking;
+        let (ttl_ms, entries_max) = (self.limits.parked_ttl_ms.into(), self.limits.parked_per_user_max);
+        let park = Park { user, client, body, again, alone, ttl_ms, entries_max };
+        self.ask(Asked::Park(waits.map(|conn| (from, conn))), Request::Park(park), around);
     }
 
     /// Asks for what is parked for a user.
@@ -72,7 +73,7 @@ impl Owner {
 
     pub(super) fn was_parked(
         &mut self,
-        conn: Option<ConnId>,
+        waits: Option<(CoreId, ConnId)>,
         result: &Result<Answer, Refusal>,
         around: &mut Surroundings<'_>,
     ) {
@@ -84,17 +85,17 @@ impl Owner {
             Ok(_) | Err(_) => around.metrics.add(Metric::HandOversFailed, 1),
         }
         if let Some(fleet) = &mut self.fleet {
-            fleet.handed.extend(conn.map(Handed::Parked));
+            fleet.handed.extend(waits.map(|(core, conn)| Handed::Parked(core, conn)));
         }
     }
 
     pub(super) fn was_taken(&mut self, taker: Taker, result: Result<Answer, Refusal>) {
-        let body = match result {
-            Ok(Answer::Parked(bodies)) => bodies.into_iter().next(),
+        let taken = match result {
+            Ok(Answer::Parked(taken)) => taken,
             Ok(_) | Err(_) => None,
         };
         if let Some(fleet) = &mut self.fleet {
-            fleet.handed.push(Handed::Taken(taker, body));
+            fleet.handed.push(Handed::Taken(taker, taken));
         }
     }
 }

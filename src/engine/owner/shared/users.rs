@@ -8,10 +8,14 @@ use alloc::vec::Vec;
 
 use super::super::{Owner, Surroundings};
 use super::{Asked, FOLLOWS_MAX};
-use crate::backplane::{Answer, Audience, Refusal, Request, Subject, Tell};
+use crate::backplane::{Answer, Audience, Order, Refusal, Request, Subject, Tell};
 use crate::call::{CallError, UserAnswer};
 use crate::ids::CoreId;
 use crate::lane_message::{LaneMessage, Origin};
+
+/// Orders that the engine notes behind what is parked for one user. Over: the order is refused as busy, like any that the engine
+/// did not pass on (counted by who asked).
+const ORDERS_NOTED_MAX: u32 = 64;
 
 /// Who waits for an order about a user to have been passed on.
 #[derive(Clone, Copy, Debug)]
@@ -22,6 +26,8 @@ pub struct OrderAsker {
     pub from: CoreId,
     /// Cores of this node that have it already.
     pub here: u16,
+    /// It changes what a client has, so it also counts for what is parked.
+    pub is_noted: bool,
 }
 
 impl Owner {
@@ -50,8 +56,12 @@ impl Owner {
         if !self.is_reachable(user) {
             return answer(asker, Err(CallError::Busy), around);
         }
-        let tell = Tell { subject: Subject::User(user.into()), to: Audience::Interested, body };
-        self.ask(Asked::Order(asker), Request::Tell(tell), around);
+        let request = if asker.is_noted {
+            Request::Order(Order { user: user.into(), body, noted_max: ORDERS_NOTED_MAX })
+        } else {
+            Request::Tell(Tell { subject: Subject::User(user.into()), to: Audience::Interested, body })
+        };
+        self.ask(Asked::Order(asker), request, around);
     }
 
     pub(super) fn order_passed_on(asker: OrderAsker, result: Result<Answer, Refusal>, around: &mut Surroundings<'_>) {
