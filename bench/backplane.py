@@ -11,16 +11,19 @@ import argparse
 import importlib.util
 import os
 import pathlib
+import re
 import statistics
 import sys
 import zlib
 
+import backplane_steps
 import engines
 import running
-from engines import BUCKETS, Client, Drain, Engine, Site, packed
+from engines import BUCKETS, Drain, Site, packed
 
 LUA = running.ROOT / "src/gateway/backplane/lua"
 ABOVE_NEVER = 1_000_000
+STEPS_ENGINE = "redis"  # where the script is taken apart
 FIRST_NODE = 1001  # generation
 EMPTY = "#!lua\nreturn { 'a', 'b', 0 }"
 PLAIN = """#!lua
@@ -75,20 +78,22 @@ WRITER = 7  # of the batches; any
 
 
 def script(name):
-    parts = {"publish": ["position", "spread", "publish"], "follow": ["position", "kept", "follow"]}[name]
-    return "".join((LUA / f"{part}.lua").read_text() for part in parts)
+    """As src/gateway/backplane/scripts.rs puts it together."""
+    common = lambda match: (LUA / match.group(1)).read_text()
+    return re.sub(r"^-- include (\S+)\n", common, (LUA / f"{name}.lua").read_text(), flags=re.M)
 
 
 def publish_command(sha, head, keys, channel, payload, batch, number, kept, above):
-    """A call of the program's publish script with `batch` equal publications; `keys` are hash, stream, interest set."""
+    """A call of the program's publish script with `batch` equal publications; `keys` are hash, stream, interest set, and a key."""
     tail = f"{len(channel)}" + f" {len(payload)}" * batch + f"\n{channel}"
-    return packed("EVALSHA", sha, len(keys), *keys, "abcdefabcdef", 0, "1k.1", 604_800_000, "p1", f"{WRITER:08x}{number:012x}",
-                  kept, 600_000, 300_000, f"{head}i", f"{head}b", above, tail, *[payload] * batch)
+    window = [300_000] if len(keys) > 3 else []
+    return packed("EVALSHA", sha, len(keys), *keys, "abcdefabcdef", "01k.1", 604_800_000, "p1", f"{WRITER:08x}{number:012x}",
+                  kept, 600_000, head, above, tail, *window, *[payload] * batch)
 
 
 def follow_command(sha, head, keys, generation):
     """A call of the program's follow script that asks for no history."""
-    return packed("EVALSHA", sha, 3, *keys, "abcdefabcdef", 0, "1k.1", 604_800_000, generation, 0, "", "", f"{head}i")
+    return packed("EVALSHA", sha, 3, *keys, "abcdefabcdef", "01k.1", 604_800_000, generation, 0, "", "", f"{head}i")
 
 
 
@@ -266,6 +271,19 @@ def measure(benches, cases, rounds):
     return results
 
 
+def by_steps(engine, scenario, rounds, before):
+    """What each step of the script costs, in CPU and in instructions."""
+    text = script("publish")
+
+    def prepare(bench):
+        bench.open_inboxes(1)
+        bench.register([f"k1:{n}" for n in range(scenario["channels"])], 1)
+
+    cpu = at_sites(engine, scenario, {"single": 1}, prepare, lambda bench: backplane_steps.cases(bench, text), rounds, before)
+    counted = backplane_steps.instructions(lambda *parts: Bench(*parts, before), engine, scenario, text)
+    return {"cpu": cpu, "instructions": counted}
+
+
 def at_sites(engine, scenario, sizes, prepare, cases, rounds, before):
     """The cases at sites of so many servers."""
     drain, sites = Drain(), {}
@@ -338,8 +356,13 @@ def page(known, runs):
     for engine, run in runs.items():
         lines += ["", f"## {engine} {known['versions'][engine]}", "", *table(run["cpu"]), ""]
         lines += [f"{scenario['routed_channels']} channels for each k, 20 nodes, one server:", "", *table(run["routing"]), ""]
+        if "steps" in run:
+            lines += ["Without one step, the rest as it is; instructions are those of the server as valgrind counts them:", "",
+                      *backplane_steps.table(run["steps"]["cpu"], run["steps"]["instructions"], statistics.median, cell), ""]
+        if "memory" not in run:
+            continue
         lines += ["| memory | channels | bytes of the engine per channel |", "|---|---|---|"]
-        lines += [f"| {label} | {row['channels']} | {row['bytes_per_channel']} |" for label, row in run.get("memory", {}).items()]
+        lines += [f"| {label} | {row['channels']} | {row['bytes_per_channel']} |" for label, row in run["memory"].items()]
     return "\n".join(lines) + "\n"
 
 
@@ -373,6 +396,8 @@ def main():
             "cpu": at_sites(name, scenario, {"single": 1, "cluster": 3}, Bench.prepare, Bench.cases, rounds, before),
             "routing": at_sites(name, scenario, {"single": 1}, Bench.prepare_routing, Bench.routing_cases, rounds, before),
         }
+        if name == STEPS_ENGINE:
+            runs[name]["steps"] = by_steps(name, scenario, rounds, before)
         if not arguments.no_memory:
             runs[name]["memory"] = memory(name, scenario)
     known = running.facts(scenario, arguments, versions)

@@ -150,9 +150,9 @@ def free_port():
 class Site:
     """One server, or a cluster of three primaries without replicas, slots in equal parts. Commands go where their bucket is."""
 
-    def __init__(self, name, core, servers):
+    def __init__(self, name, core, servers, under=()):
         options = ("--cluster-enabled", "yes") if servers > 1 else ()
-        self.engines = [Engine(name, core, *options) for _ in range(servers)]
+        self.engines = [Engine(name, core, *options, under=under) for _ in range(servers)]
         self.share = SLOTS // servers + 1
         self.tags = tags()
         self.place = [slot(tag) // self.share for tag in self.tags]

@@ -263,8 +263,9 @@ class Script:
                 got = tail + connection.recv(1 << 18)
                 if b"-ERR" in got or b"-NOSCRIPT" in got:
                     sys.exit(f"the engine refuses: {got[:300]!r}")
-                answered += got.count(b"*3\r\n")
-                tail = got[-3:]
+                # An array, or a text that begins so.
+                answered += got.count(b"*3\r\n" if self.setup["style"] else b"$")
+                tail = got[-3:] if self.setup["style"] else b""
         expected, limit = received + sent * self.setup["interested"], time.monotonic() + DELIVERY_S
         while self.count.value < expected:
             if time.monotonic() > limit:

@@ -89,11 +89,12 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
                 .arg(format!("{:08x}{:012x}", place.writer, batch.number))
                 .arg(batch.keep.size)
                 .arg(batch.keep.ttl_ms.max(1))
-                .arg(batch.idempotency_window_ms.max(1))
-                .arg(keys.inbox_prefix(bucket))
-                .arg(keys.all_nodes(bucket))
+                .arg(keys.head(bucket))
                 .arg(place.bucket_publish_above)
                 .arg(feed::publication_tail(&batch.channel, &batch.records));
+            if !batch.idempotency_key.is_empty() {
+                call.arg(batch.idempotency_window_ms.max(1));
+            }
             for record in &batch.records {
                 call.arg(&record[..]);
             }
@@ -161,8 +162,7 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
                 Audience::Interested => {
                     let mut call = script(Script::Tell, 1);
                     call.arg(keys.interest(&tell.subject))
-                        .arg(keys.inbox_prefix(bucket))
-                        .arg(keys.all_nodes(bucket))
+                        .arg(keys.head(bucket))
                         .arg(place.bucket_publish_above)
                         .arg(message);
                     call
@@ -225,7 +225,7 @@ fn interest(keys: &Keys, channel: &str) -> String {
 
 /// The arguments that position.lua wants.
 fn head(call: &mut Cmd, place: &Place<'_>, again: Again, fresh: Epoch) {
-    call.arg(place.replication_id).arg(again as u8).arg(fresh.to_string()).arg(place.meta_ttl_ms);
+    call.arg(place.replication_id).arg(format!("{}{fresh}", again as u8)).arg(place.meta_ttl_ms);
 }
 
 /// What a reply to a request means.
@@ -294,6 +294,10 @@ pub(super) const fn lost(request: &Request) -> Refusal {
 }
 
 fn published(reply: &Value) -> Option<Published> {
+    if let Some((epoch, first)) = text(reply).and_then(|reply| reply.split_once(' ')) {
+        let first = Position { offset: first.parse().ok()?, epoch: Epoch::parse(epoch)? };
+        return Some(Published { first, duplicate: false });
+    }
     let [epoch, first, duplicate] = reply.as_sequence()? else { return None };
     let first = Position { offset: number(first)?, epoch: Epoch::parse(text(epoch)?)? };
     Some(Published { first, duplicate: number(duplicate)? == 1 })

@@ -1,12 +1,12 @@
 -- Common part of scripts that read history.
 -- Whether the stream reaches the channel's top. One that does not is a leftover and is deleted.
 local function is_kept(top)
-    local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+    local newest = call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
     if not newest then
         return false
     end
     if newest[1] ~= top .. '-0' then
-        redis.call('DEL', KEYS[2])
+        call('DEL', KEYS[2])
         return false
     end
     return true
