@@ -1,35 +1,36 @@
 #!/usr/bin/env python3
-"""What the backplane's scripts cost at the engine: CPU of the server process per publish, and memory per channel.
+"""What the backplane's scripts cost at the engine: CPU of the server per publish, alone and in a cluster of three, and memory per
+channel.
 
-In: a scenario; the scripts as the program has them (src/gateway/backplane/lua). Out: rows on standard output, and with
---save a dated page. A plain client speaks the engine's protocol in pipelines; subscribers are connections that read and
-forget. CPU is the server's main thread from /proc/<pid>/schedstat, in nanoseconds, divided by publishes; cases are
-interleaved within a repeat and medians taken over repeats.
+In: a scenario; the scripts as the program has them (src/gateway/backplane/lua); with --before another checkout, whose scripts are measured
+beside them. Out: rows on standard output, and with --save a dated page. A plain client speaks the engine's protocol in
+pipelines; subscribers are connections that read and forget. CPU is that of the servers' main threads, summed, from
+/proc/<pid>/schedstat in nanoseconds, divided by publishes. Cases, and the ways to deploy, are interleaved within a round.
 """
 import argparse
+import importlib.util
 import os
 import pathlib
-import selectors
-import socket
+import re
 import statistics
-import subprocess
 import sys
-import tempfile
-import threading
-import time
+import zlib
 
+import backplane_steps
+import engines
 import running
+from engines import BUCKETS, Drain, Site, packed
 
 LUA = running.ROOT / "src/gateway/backplane/lua"
-ENGINES = {"redis": "/usr/bin/redis-server", "valkey": str(running.ROOT / "tests/backplane/.valkey/valkey-server")}
 ABOVE_NEVER = 1_000_000
-# What a call costs that does nothing, and one that only numbers, keeps and publishes to one: no epochs, no repeats, no routing.
+STEPS_ENGINE = "redis"  # where the script is taken apart
+FIRST_NODE = 1001  # generation
 EMPTY = "#!lua\nreturn { 'a', 'b', 0 }"
 PLAIN = """#!lua
 local n = redis.call('HINCRBY', KEYS[1], 's', 1)
-redis.call('XADD', KEYS[2], 'MAXLEN', '=', ARGV[7], n .. '-0', 'd', ARGV[14])
-redis.call('PEXPIRE', KEYS[2], ARGV[8])
-redis.call('PUBLISH', 'plain:1', ARGV[14])
+redis.call('XADD', KEYS[2], 'MAXLEN', '=', ARGV[1], n .. '-0', 'd', ARGV[3])
+redis.call('PEXPIRE', KEYS[2], ARGV[2])
+redis.call('PUBLISH', 'plain:1', ARGV[3])
 return n
 """
 
@@ -63,274 +64,345 @@ if KEYS[3] then
 end
 return { top, epoch, '0' }
 """
+# Only what routing takes, as in the measurements of the design (FLEET.md A.2): a number, the set of interested nodes, one message each.
+NUMBERED = "#!lua\nreturn redis.call('HINCRBY', KEYS[1], 's', 1)"
+ROUTED = """#!lua
+local n = redis.call('HINCRBY', KEYS[1], 's', 1)
+local nodes = redis.call('SMEMBERS', KEYS[3])
+for i = 1, #nodes do
+    redis.call('SPUBLISH', ARGV[1] .. 'i' .. nodes[i], ARGV[2])
+end
+return n
+"""
 WRITER = 7  # of the batches; any
 
 
 def script(name):
-    parts = {"publish": ["position", "spread", "publish"], "follow": ["position", "kept", "follow"]}[name]
-    return "".join((LUA / f"{part}.lua").read_text() for part in parts)
+    """As src/gateway/backplane/scripts.rs puts it together."""
+    common = lambda match: (LUA / match.group(1)).read_text()
+    return re.sub(r"^-- include (\S+)\n", common, (LUA / f"{name}.lua").read_text(), flags=re.M)
 
 
-def packed(*parts):
-    out = [b"*%d\r\n" % len(parts)]
-    for part in parts:
-        part = part if isinstance(part, bytes) else str(part).encode()
-        out.append(b"$%d\r\n%s\r\n" % (len(part), part))
-    return b"".join(out)
-
-
-class Client:
-    def __init__(self, port):
-        self.socket = socket.create_connection(("127.0.0.1", port))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.file = self.socket.makefile("rb")
-
-    def reply(self):
-        line = self.file.readline()
-        kind, rest = line[:1], line[1:-2]
-        if kind == b"-":
-            sys.exit(f"the engine refuses: {rest.decode()}")
-        if kind == b"$":
-            return self.file.read(int(rest) + 2)[:-2] if int(rest) >= 0 else None
-        if kind == b"*":
-            return [self.reply() for _ in range(int(rest))]
-        return rest
-
-    def ask(self, *parts):
-        self.socket.sendall(packed(*parts))
-        return self.reply()
-
-    def pipeline(self, commands, at_once):
-        for begin in range(0, len(commands), at_once):
-            part = commands[begin:begin + at_once]
-            self.socket.sendall(b"".join(part))
-            for _ in part:
-                self.reply()
-
-
-class Engine:
-    def __init__(self, name, core):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
-        self.folder = tempfile.TemporaryDirectory()
-        self.process = subprocess.Popen(
-            ["taskset", "-c", core, ENGINES[name], "--port", str(self.port), "--bind", "127.0.0.1", "--save", "",
-             "--appendonly", "no", "--stream-node-max-bytes", "512", "--dir", self.folder.name],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        for _ in range(200):
-            try:
-                self.client = Client(self.port)
-                self.client.ask("PING")
-                break
-            except OSError:
-                time.sleep(0.02)
-        self.readers = []
-
-    def cpu_ns(self):
-        pid = self.process.pid
-        return int(pathlib.Path(f"/proc/{pid}/task/{pid}/schedstat").read_text().split()[0])
-
-    def memory(self):
-        info = self.client.ask("INFO", "memory").decode()
-        return int(next(line for line in info.splitlines() if line.startswith("used_memory:")).split(":")[1])
-
-    def subscribe(self, command, channels):
-        """A connection that holds these channels; what comes is read and forgotten."""
-        reader = Client(self.port)
-        for begin in range(0, len(channels), 1000):
-            part = channels[begin:begin + 1000]
-            reader.socket.sendall(packed(command, *part))
-            for _ in part:
-                reader.reply()
-        self.readers.append(reader.socket)
-        return reader
-
-    def end(self):
-        self.process.kill()
-        self.process.wait()
-        for reader in self.readers:
-            reader.close()
-
-
-def publish_command(sha, keys, channel, payload, batch, number, kept, above):
-    """A call of the program's publish script with `batch` equal publications; `keys` are hash, stream, interest set."""
+def publish_command(sha, head, keys, channel, payload, batch, number, kept, above):
+    """A call of the program's publish script with `batch` equal publications; `keys` are hash, stream, interest set, and a key."""
     tail = f"{len(channel)}" + f" {len(payload)}" * batch + f"\n{channel}"
-    return packed("EVALSHA", sha, len(keys), *keys, "abcdefabcdef", 0, "1k.1", 604_800_000, "p1", f"{WRITER:08x}{number:012x}",
-                  kept, 600_000, 300_000, "ringway:{b}i", "ringway:{b}b", above, tail, *[payload] * batch)
+    window = [300_000] if len(keys) > 3 else []
+    return packed("EVALSHA", sha, len(keys), *keys, "abcdefabcdef", "01k.1", 604_800_000, "p1", f"{WRITER:08x}{number:012x}",
+                  kept, 600_000, head, above, tail, *window, *[payload] * batch)
 
 
-def style_command(sha, channel, payload, kept, key=None):
-    """A call of the script in Centrifugo's style."""
-    keys = [f"style:meta:{channel}", f"style:stream:{channel}"] + ([f"style:result:{channel}:{key}"] if key else [])
-    return packed("EVALSHA", sha, len(keys), *keys, payload, kept, 600, f"style:{channel}", 604_800, "abcdefgh", 300)
+def follow_command(sha, head, keys, generation):
+    """A call of the program's follow script that asks for no history."""
+    return packed("EVALSHA", sha, 3, *keys, "abcdefabcdef", "01k.1", 604_800_000, generation, 0, "", "", f"{head}i")
 
 
-class Drain:
-    """Reads all subscribers on a thread of its own."""
 
-    def __init__(self):
-        self.selector = selectors.DefaultSelector()
-        self.is_over = False
-        self.thread = threading.Thread(target=self.run, daemon=True)
-        self.thread.start()
+def style_command(sha, channel, payload, kept, key=None, tag=""):
+    """A call of the script in Centrifugo's style; with a tag its names have it."""
+    name = f"{{{tag}}}{channel}" if tag else channel
+    keys = [f"style:meta:{name}", f"style:stream:{name}"] + ([f"style:result:{name}:{key}"] if key else [])
+    return packed("EVALSHA", sha, len(keys), *keys, payload, kept, 600, f"style:{name}", 604_800, "abcdefgh", 300)
 
-    def run(self):
-        while not self.is_over:
-            for key, _ in self.selector.select(0.05) if self.selector.get_map() else (time.sleep(0.05) or []):
-                try:
-                    key.fileobj.recv(1 << 20)
-                except OSError:
-                    self.selector.unregister(key.fileobj)
+
+def bucket_of(channel):
+    """Spreads channels over buckets evenly, as the program's hash does."""
+    return zlib.crc32(channel.encode()) % BUCKETS
+
+
+def names(head, channel):
+    """Hash, stream and interest set."""
+    return [f"{head}{letter}{channel}" for letter in "msn"]
 
 
 class Bench:
-    def __init__(self, engine, scenario, drain):
-        self.engine, self.scenario = engine, scenario
-        client = engine.client
-        self.publish = client.ask("SCRIPT", "LOAD", script("publish"))
-        self.follow = client.ask("SCRIPT", "LOAD", script("follow"))
-        self.empty, self.plain, self.style = [client.ask("SCRIPT", "LOAD", text) for text in (EMPTY, PLAIN, STYLE)]
-        self.number = 0
+    """The scripts at one site, with nodes that hold their inboxes of all buckets."""
+
+    def __init__(self, site, scenario, drain, before=None):
+        self.site, self.scenario, self.drain, self.number = site, scenario, drain, 0
+        self.heads = [f"ringway:{{{tag}}}" for tag in site.tags]
+        style = STYLE.replace("'PUBLISH'", "'SPUBLISH'") if site.is_cluster else STYLE
+        self.shas = {name: site.load(text) for name, text in (
+            ("publish", script("publish")), ("follow", script("follow")), ("empty", EMPTY), ("plain", PLAIN),
+            ("style", style), ("numbered", NUMBERED), ("routed", ROUTED))}
+        # How to call the scripts, now and before.
+        self.versions = {"": (self.shas["publish"], publish_command)}
+        if before:
+            self.versions["before"] = (site.load(before.script("publish")), before.publish_command)
+        self.payload = b"x" * scenario["payload_bytes"]
+
+    def open_inboxes(self, nodes):
+        for node in range(FIRST_NODE, FIRST_NODE + nodes):
+            both = [(bucket, packed("SSUBSCRIBE", f"{head}i{node}", f"{head}b"), 2) for bucket, head in enumerate(self.heads)]
+            self.site.subscribe(both, self.drain)
+
+    def open_plain(self):
+        """What the other scripts publish to; a node of Centrifugo subscribes to each channel."""
         for node in range(1, 9):
-            reader = engine.subscribe("SSUBSCRIBE", ["ringway:{b}i%d" % (1000 + node), "ringway:{b}b"])
-            drain.selector.register(reader.socket, selectors.EVENT_READ)
-            plain = engine.subscribe("SUBSCRIBE", [f"plain:{k}" for k in (1, 3, 8) if node <= k])
-            drain.selector.register(plain.socket, selectors.EVENT_READ)
-            # A node of Centrifugo subscribes to each channel.
-            channels = [f"style:k{k}:{n}" for k in (1, 3, 8) if node <= k for n in range(scenario["channels"])]
-            style = engine.subscribe("SUBSCRIBE", channels)
-            drain.selector.register(style.socket, selectors.EVENT_READ)
+            ks = [k for k in (1, 3, 8) if node <= k]
+            channels = [f"k{k}:{n}" for k in ks for n in range(self.scenario["channels"])]
+            if self.site.is_cluster:
+                each = [(bucket_of(name), packed("SSUBSCRIBE", f"style:{{{self.site.tags[bucket_of(name)]}}}{name}"), 1)
+                        for name in channels]
+            else:
+                each = [(0, packed("SUBSCRIBE", *[f"plain:{k}" for k in ks]), len(ks))]
+                each += [(0, packed("SUBSCRIBE", f"style:{name}"), 1) for name in channels]
+            self.site.subscribe(each, self.drain)
 
-    def keys(self, channel):
-        return [f"ringway:{{b}}{letter}{channel}" for letter in "msn"]
+    def register(self, channels, nodes):
+        """Puts so many nodes into the channels' interest sets."""
+        generations = range(FIRST_NODE, FIRST_NODE + nodes)
+        commands = [(bucket_of(name), packed("SADD", names(self.heads[bucket_of(name)], name)[2], *generations)) for name in channels]
+        self.site.run(commands, self.scenario["pipeline"])
 
-    def publish_command(self, channel, batch, key, history, above, sha=None):
+    def publish_command(self, channel, batch=1, key=False, kept=None, above=ABOVE_NEVER, version=""):
         self.number += 1
-        payload = b"x" * self.scenario["payload_bytes"]
-        keys = self.keys(channel)
+        bucket = bucket_of(channel)
+        head = self.heads[bucket]
+        keys = names(head, channel)
         if key:
-            keys.append(f"ringway:{{b}}k{len(channel)}:{channel}:{self.number}")
-        return publish_command(sha or self.publish, keys, channel, payload, batch, self.number, history, above)
+            keys.append(f"{head}k{len(channel)}:{channel}:{self.number}")
+        sha, command = self.versions[version]
+        kept = self.scenario["history_size"] if kept is None else kept
+        return bucket, command(sha, head, keys, channel, self.payload, batch, self.number, kept, above)
+
+    def other_command(self, which, channel):
+        """A call of a script that is no version of the program's, with its keys and arguments."""
+        bucket, command = self.publish_command(channel)
+        if which == "routed":
+            head = self.heads[bucket]
+            return bucket, packed("EVALSHA", self.shas[which], 3, *names(head, channel), head, self.payload)
+        if which == "plain":
+            head = self.heads[bucket]
+            return bucket, packed("EVALSHA", self.shas[which], 2, *names(head, channel)[:2], self.scenario["history_size"],
+                                  600_000, self.payload)
+        return bucket, command.replace(self.shas["publish"].encode(), self.shas[which].encode())
 
     def style_command(self, channel, key):
         self.number += 1
-        payload = b"x" * self.scenario["payload_bytes"]
-        return style_command(self.style, channel, payload, self.scenario["history_size"], self.number if key else None)
+        bucket = bucket_of(channel)
+        return bucket, style_command(self.shas["style"], channel, self.payload, self.scenario["history_size"],
+                                     self.number if key else None, self.site.tags[bucket] if self.site.is_cluster else "")
 
     def follow_command(self, channel, generation):
-        return packed("EVALSHA", self.follow, 3, *self.keys(channel), "abcdefabcdef", 0, "1k.1", 604_800_000, generation,
-                      0, "", "", "ringway:{b}i")
+        bucket = bucket_of(channel)
+        return bucket, follow_command(self.shas["follow"], self.heads[bucket], names(self.heads[bucket], channel), generation)
+
+    def own(self, name, prefix, channels=None, batch=1, **options):
+        """A case of the program's script for each version: its name, the version, its commands, publications of a command."""
+        count, channels = max(1, self.scenario["publishes"] // batch), channels or self.scenario["channels"]
+        for version in self.versions:
+            yield name, version, lambda version=version: [
+                self.publish_command(f"{prefix}:{n % channels}", batch, version=version, **options) for n in range(count)], batch
+
+    def other(self, name, which, prefix, channels=None):
+        count, channels = self.scenario["publishes"], channels or self.scenario["channels"]
+        yield name, "", lambda: [self.other_command(which, f"{prefix}:{n % channels}") for n in range(count)], 1
 
     def cases(self):
-        """Name, commands of one repeat, publications of one command."""
         scenario = self.scenario
         count, channels = scenario["publishes"], scenario["channels"]
-        payload = b"x" * scenario["payload_bytes"]
         for k in (0, 1, 3, 8):
-            yield f"bare PUBLISH to {k}", lambda k=k: [packed("PUBLISH", f"plain:{k}", payload)] * count, 1
-        history = scenario["history_size"]
-
-        def scripted(name, k, batch=1, key=False, kept=history, above=ABOVE_NEVER, sha=None):
-            def commands():
-                return [self.publish_command(f"k{k}:{n % channels}", batch, key, kept, above, sha)
-                        for n in range(max(1, count // batch))]
-            return name, commands, batch
-
-        yield scripted("a script that does nothing", "none", sha=self.empty)
-        yield scripted("a script that only numbers, keeps and publishes to 1", "plain", sha=self.plain)
+            if not self.site.is_cluster:
+                yield f"bare PUBLISH to {k}", "", lambda k=k: [(0, packed("PUBLISH", f"plain:{k}", self.payload))] * count, 1
+        yield from self.other("a script that does nothing", "empty", "none")
+        if not self.site.is_cluster:
+            yield from self.other("a script that only numbers, keeps and publishes to 1", "plain", "plain")
         for k, key in ((1, False), (3, False), (8, False), (1, True)):
             name = f"Centrifugo-style script, {k} node{'s' if k > 1 else ''}{', key' if key else ''}"
-            yield name, lambda k=k, key=key: [self.style_command(f"k{k}:{n % channels}", key) for n in range(count)], 1
+            yield name, "", lambda k=k, key=key: [self.style_command(f"k{k}:{n % channels}", key) for n in range(count)], 1
         for k in (0, 1, 3, 8):
-            yield scripted(f"script, {k} node{'' if k == 1 else 's'}", k)
-        yield scripted("script, 8 nodes, one bucket publish", 8, above=2)
-        yield scripted("script, 1 node, key", 1, key=True)
-        yield scripted("script, 1 node, nothing kept", 1, kept=0)
-        yield scripted("script, 1 node, batch of 8", 1, batch=8)
-        yield scripted("script, 1 node, batch of 64", 1, batch=64)
+            yield from self.own(f"script, {k} node{'' if k == 1 else 's'}", f"k{k}")
+        yield from self.own("script, 8 nodes, one bucket publish", "k8", above=2)
+        yield from self.own("script, 1 node, key", "k1", key=True)
+        yield from self.own("script, 1 node, nothing kept", "forgetful", kept=0)
+        yield from self.own("script, 1 node, batch of 8", "k1", batch=8)
+        yield from self.own("script, 1 node, batch of 64", "k1", batch=64)
+
+    def routing_cases(self):
+        """As FLEET.md A.2: 20 nodes, many channels."""
+        channels = self.scenario["routed_channels"]
+        yield from self.other("a script that only numbers", "numbered", "r1", channels)
+        for k in (1, 3, 20):
+            yield from self.other(f"a script that only numbers and routes, k = {k}", "routed", f"r{k}", channels)
+        for k in (1, 3, 20):
+            yield from self.own(f"script, nothing kept, k = {k}", f"r{k}", channels, kept=0)
+        yield from self.own("script, nothing kept, k = 20, one bucket publish", "r20", channels, kept=0, above=7)
+        for k in (1, 3, 20):
+            yield from self.own(f"script, k = {k}", f"h{k}", channels)
+        yield from self.own("script, k = 20, one bucket publish", "h20", channels, above=7)
 
     def prepare(self):
-        follows = [self.follow_command(f"k{k}:{n}", 1000 + node)
-                   for k in (1, 3, 8) for n in range(self.scenario["channels"]) for node in range(1, k + 1)]
-        self.engine.client.pipeline(follows, self.scenario["pipeline"])
+        self.open_inboxes(8)
+        self.open_plain()
+        for k in (1, 3, 8):
+            self.register([f"k{k}:{n}" for n in range(self.scenario["channels"])], k)
+        self.register([f"forgetful:{n}" for n in range(self.scenario["channels"])], 1)
 
-    def measure(self, repeats):
-        self.prepare()
-        results = {}
-        for _ in range(repeats):
-            for name, commands, batch in self.cases():
+    def prepare_routing(self):
+        self.open_inboxes(20)
+        channels = range(self.scenario["routed_channels"])
+        for prefix, kept in (("r", 0), ("h", None)):
+            for k in (1, 3, 20):
+                self.register([f"{prefix}{k}:{n}" for n in channels], k)
+                first = [self.publish_command(f"{prefix}{k}:{n}", kept=kept, above=0) for n in channels]
+                self.site.run(first, self.scenario["pipeline"])
+
+    def spent_us(self, commands):
+        before = self.site.cpu_ns()
+        self.site.run(commands, self.scenario["pipeline"])
+        return (self.site.cpu_ns() - before) / 1000
+
+
+def measure(benches, cases, rounds):
+    """µs per publication of each round, by case, site and version. `benches` by site, `cases` makes those of one."""
+    results = {}
+    for _ in range(rounds):
+        listed = {site: {(name, version): (commands, batch) for name, version, commands, batch in cases(bench)}
+                  for site, bench in benches.items()}
+        for case in dict.fromkeys(case for each in listed.values() for case in each):
+            for site, bench in benches.items():
+                if case not in listed[site]:
+                    continue
+                commands, batch = listed[site][case]
                 commands = commands()
-                before = self.engine.cpu_ns()
-                self.engine.client.pipeline(commands, self.scenario["pipeline"])
-                spent_us = (self.engine.cpu_ns() - before) / 1000
-                one = results.setdefault(name, {"us_per_command": [], "us_per_publication": []})
-                one["us_per_command"].append(round(spent_us / len(commands), 2))
-                one["us_per_publication"].append(round(spent_us / len(commands) / batch, 2))
-        return results
+                column = f"{site}, {case[1]}" if case[1] else site
+                each = results.setdefault(case[0], {}).setdefault(column, [])
+                each.append(round(bench.spent_us(commands) / len(commands) / batch, 2))
+    return results
 
 
-def memory(name, scenario):
-    """Bytes of the engine's memory per channel."""
-    drain, engine = Drain(), Engine(name, scenario["server_core"])
+def by_steps(engine, scenario, rounds, before):
+    """What each step of the script costs, in CPU and in instructions."""
+    text = script("publish")
+
+    def prepare(bench):
+        bench.open_inboxes(1)
+        bench.register([f"k1:{n}" for n in range(scenario["channels"])], 1)
+
+    cpu = at_sites(engine, scenario, {"single": 1}, prepare, lambda bench: backplane_steps.cases(bench, text), rounds, before)
+    counted = backplane_steps.instructions(lambda *parts: Bench(*parts, before), engine, scenario, text)
+    return {"cpu": cpu, "instructions": counted}
+
+
+def at_sites(engine, scenario, sizes, prepare, cases, rounds, before):
+    """The cases at sites of so many servers."""
+    drain, sites = Drain(), {}
     try:
-        bench = Bench(engine, scenario, drain)
+        for name, servers in sizes.items():
+            sites[name] = Site(engine, scenario["server_core"], servers)
+        benches = {name: Bench(site, scenario, drain, before) for name, site in sites.items()}
+        for bench in benches.values():
+            prepare(bench)
+        return measure(benches, cases, rounds)
+    finally:
+        drain.is_over = True
+        for site in sites.values():
+            site.end()
+
+
+def memory(engine, scenario):
+    """Bytes of the engine's memory per channel."""
+    drain, site = Drain(), Site(engine, scenario["server_core"], 1)
+    try:
+        bench, server = Bench(site, scenario, drain), site.engines[0]
+        bench.open_inboxes(1)
         rows = {}
         for label, count, publishes in (("one interested node, never published", scenario["memory_channels"], 0),
                                         ("the same, one publication of 200 B kept", scenario["memory_history_channels"], 1)):
-            before = engine.memory()
+            before = server.memory()
             for begin in range(0, count, 10_000):
-                names = [f"{'seen' if publishes else 'idle'}:{n:07}" for n in range(begin, min(begin + 10_000, count))]
-                engine.client.pipeline([bench.follow_command(one, 1001) for one in names], scenario["pipeline"])
+                channels = [f"{'seen' if publishes else 'idle'}:{n:07}" for n in range(begin, min(begin + 10_000, count))]
+                site.run([bench.follow_command(one, FIRST_NODE) for one in channels], scenario["pipeline"])
                 if publishes:
-                    commands = [bench.publish_command(one, 1, False, scenario["history_size"], ABOVE_NEVER) for one in names]
-                    engine.client.pipeline(commands, scenario["pipeline"])
-            rows[label] = {"channels": count, "bytes_per_channel": round((engine.memory() - before) / count)}
+                    site.run([bench.publish_command(one) for one in channels], scenario["pipeline"])
+            rows[label] = {"channels": count, "bytes_per_channel": round((server.memory() - before) / count)}
         return rows
     finally:
         drain.is_over = True
-        engine.end()
+        site.end()
+
+
+def cell(each):
+    return f"{statistics.median(each):.1f} ({min(each):.1f}, {max(each):.1f})" if each else "–"
+
+
+def table(results):
+    """Rows of cases, columns of sites and versions; for each site with a version before, the median of their ratios."""
+    columns = list(dict.fromkeys(column for row in results.values() for column in row))
+    columns.sort(key=lambda column: column.split(", ")[0] != "single")
+    compared = [column for column in columns if f"{column}, before" in columns]
+    heads = columns + [f"{column}: now / before" for column in compared]
+    lines = [f"| µs per publication | {' | '.join(heads)} |", f"|---|{'---|' * len(heads)}"]
+    for name, row in results.items():
+        cells = [cell(row.get(column, [])) for column in columns]
+        for column in compared:
+            pairs = zip(row.get(column, []), row.get(f"{column}, before", []))
+            ratios = [now / before for now, before in pairs]
+            cells.append(f"{statistics.median(ratios):.2f}×" if ratios else "–")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def page(known, runs):
+    scenario = known["scenario"]
     lines = ["# The backplane's scripts at the engine", "", running.machine(known), "",
-             f"{known['scenario']['payload_bytes']} B per publication, {known['scenario']['channels']} channels, history "
-             f"{known['scenario']['history_size']}, {known['scenario']['pipeline']} commands in a pipeline. CPU of the server's "
-             "main thread per publication; medians over repeats, with the smallest and the largest. The machine is shared: ratios "
-             "within a run count.", ""]
+             f"{scenario['payload_bytes']} B per publication, {scenario['channels']} channels over all 4096 buckets, history "
+             f"{scenario['history_size']}, {scenario['pipeline']} commands in a pipeline to each server. CPU of the servers' main threads per "
+             "publication, in a cluster of three primaries their sum; medians over interleaved rounds of "
+             f"{scenario['publishes']} publications, with the smallest and the largest. The machine is shared: ratios within a table count. "
+             "The Centrifugo-style script publishes by PUBLISH, in the cluster by SPUBLISH."]
+    if known["before"]:
+        lines[-1] += f" \"before\" is commit {known['before']}, in the same rounds; ratios are medians over rounds."
     for engine, run in runs.items():
-        lines += [f"## {engine} {known['versions'][engine]}", "", "| case | µs per publication | beside the script that only numbers |",
-                  "|---|---|---|"]
-        bare = statistics.median(run["cpu"]["a script that only numbers, keeps and publishes to 1"]["us_per_publication"])
-        for name, result in run["cpu"].items():
-            each = result["us_per_publication"]
-            lines.append(f"| {name} | {statistics.median(each):.2f} ({min(each):.2f}, {max(each):.2f}) | "
-                         f"{statistics.median(each) / bare:.2f}× |")
-        lines += ["", "| memory | channels | bytes of the engine per channel |", "|---|---|---|"]
+        lines += ["", f"## {engine} {known['versions'][engine]}", "", *table(run["cpu"]), ""]
+        lines += [f"{scenario['routed_channels']} channels for each k, 20 nodes, one server:", "", *table(run["routing"]), ""]
+        if "steps" in run:
+            lines += ["Without one step, the rest as it is; instructions are those of the server as valgrind counts them:", "",
+                      *backplane_steps.table(run["steps"]["cpu"], run["steps"]["instructions"], statistics.median, cell), ""]
+        if "memory" not in run:
+            continue
+        lines += ["| memory | channels | bytes of the engine per channel |", "|---|---|---|"]
         lines += [f"| {label} | {row['channels']} | {row['bytes_per_channel']} |" for label, row in run["memory"].items()]
-        lines.append("")
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
+
+
+def other_version(folder):
+    """The bench of another checkout, which knows how to call its scripts."""
+    place = pathlib.Path(folder).resolve() / "bench/backplane.py"
+    spec = importlib.util.spec_from_file_location("backplane_before", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.LUA = place.parent.parent / "src/gateway/backplane/lua"
+    return module
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scenario", default="backplane")
     parser.add_argument("--engines", default="redis,valkey")
+    parser.add_argument("--before", metavar="FOLDER", help="another checkout, measured in the same rounds")
+    parser.add_argument("--before-commit", default="", help="what the page calls it")
+    parser.add_argument("--no-memory", action="store_true")
     running.add_arguments(parser, "backplane")
     arguments = parser.parse_args()
     scenario = running.prepare(arguments)
     os.sched_setaffinity(0, {scenario["client_core"]})
+    before = other_version(arguments.before) if arguments.before else None
+    rounds = arguments.repeats * scenario["rounds"]
     versions, runs = {}, {}
     for name in arguments.engines.split(","):
-        versions[name] = running.output_of(ENGINES[name], "--version").split("v=")[-1].split()[0]
-        drain = Drain()
-        engine = Engine(name, scenario["server_core"])
-        try:
-            cpu = Bench(engine, scenario, drain).measure(arguments.repeats)
-        finally:
-            drain.is_over = True
-            engine.end()
-        runs[name] = {"cpu": cpu, "memory": memory(name, scenario)}
+        versions[name] = running.output_of(engines.programs()[name], "--version").split("v=")[-1].split()[0]
+        runs[name] = {
+            "cpu": at_sites(name, scenario, {"single": 1, "cluster": 3}, Bench.prepare, Bench.cases, rounds, before),
+            "routing": at_sites(name, scenario, {"single": 1}, Bench.prepare_routing, Bench.routing_cases, rounds, before),
+        }
+        if name == STEPS_ENGINE:
+            runs[name]["steps"] = by_steps(name, scenario, rounds, before)
+        if not arguments.no_memory:
+            runs[name]["memory"] = memory(name, scenario)
     known = running.facts(scenario, arguments, versions)
+    known["before"] = arguments.before_commit or (arguments.before and "of another checkout")
+    known["command"] = known["command"].replace(str(arguments.before), "FOLDER")
     text = page(known, runs)
     print(text)
     if arguments.save:

@@ -27,7 +27,7 @@ import time
 
 import fleet
 import running
-from backplane import Client
+from engines import Client
 
 # Nodes publish their numbers ten times a second.
 SETTLE_S = 0.4

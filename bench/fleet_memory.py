@@ -19,7 +19,7 @@ import time
 
 import fleet
 import running
-from backplane import Client
+from engines import Client
 
 WHOLE_S = 600  # longest wait for all subscriptions
 

@@ -33,9 +33,10 @@ import time
 import backplane
 import fleet
 import running
-from backplane import Client, packed
+from engines import Client, packed
 
 ABOVE = 2  # interested nodes over this hear a publication over the bucket's channel
+HEAD = "ringway:{b}"  # all channels of a script alone are in one bucket
 FIRST_NODE = 1001  # generation of a receiver of the program's script
 SLEEP_S_MIN = 50e-6
 DELIVERY_S = 30  # longest wait for what was published
@@ -209,20 +210,19 @@ class Script:
             if self.setup["style"]:
                 command, names = "SUBSCRIBE", [f"style:{name}" for name in self.channels(load)]
             else:
-                command, names = "SSUBSCRIBE", [f"ringway:{{b}}i{generation}", "ringway:{b}b"]
+                command, names = "SSUBSCRIBE", [f"{HEAD}i{generation}", f"{HEAD}b"]
             own, other = multiprocessing.Pipe()
             child = multiprocessing.Process(target=receive, args=(self.port, command, names, self.count, other), daemon=True)
             child.start()
             self.children.append((child, own))
             own.recv()
             if not self.setup["style"]:
-                follow = [packed("EVALSHA", self.follow, 3, *self.keys(name), "abcdefabcdef", 0, "1k.1", 604_800_000, generation,
-                                 0, "", "", "ringway:{b}i") for name in self.channels(load)]
+                follow = [backplane.follow_command(self.follow, HEAD, self.keys(name), generation) for name in self.channels(load)]
                 self.client.pipeline(follow, 256)
 
     @staticmethod
     def keys(channel):
-        return [f"ringway:{{b}}{letter}{channel}" for letter in "msn"]
+        return backplane.names(HEAD, channel)
 
     def command(self, channel, stamp_ns):
         self.number += 1
@@ -230,8 +230,8 @@ class Script:
         kept = self.scenario["history_size"]
         if self.setup["style"]:
             return backplane.style_command(self.sha, channel, payload, kept, self.number)
-        keys = [*self.keys(channel), f"ringway:{{b}}k{len(channel)}:{channel}:{self.number}"]
-        return backplane.publish_command(self.sha, keys, channel, payload, 1, self.number, kept, ABOVE)
+        keys = [*self.keys(channel), f"{HEAD}k{len(channel)}:{channel}:{self.number}"]
+        return backplane.publish_command(self.sha, HEAD, keys, channel, payload, 1, self.number, kept, ABOVE)
 
     def publish(self, load, seconds):
         """Publishes for so long and waits for all replies and deliveries; returns how many."""
@@ -263,8 +263,9 @@ class Script:
                 got = tail + connection.recv(1 << 18)
                 if b"-ERR" in got or b"-NOSCRIPT" in got:
                     sys.exit(f"the engine refuses: {got[:300]!r}")
-                answered += got.count(b"*3\r\n")
-                tail = got[-3:]
+                # An array, or a text that begins so.
+                answered += got.count(b"*3\r\n" if self.setup["style"] else b"$")
+                tail = got[-3:] if self.setup["style"] else b""
         expected, limit = received + sent * self.setup["interested"], time.monotonic() + DELIVERY_S
         while self.count.value < expected:
             if time.monotonic() > limit:

@@ -335,7 +335,7 @@ impl Hub {
             }
         }
         if let Some(taken) = &mut taken {
-            taken.orders.extend(entries.iter().filter_map(Entry::order).cloned());
+            taken.orders.extend(entries.iter().filter_map(Entry::order).map(Box::from));
         }
         if entries.iter().any(Entry::is_state) {
             self.parked.insert(user.into(), (entries, until_ms));
@@ -489,7 +489,7 @@ impl Entry {
         }
     }
 
-    const fn order(&self) -> Option<&Box<[u8]>> {
+    fn order(&self) -> Option<&[u8]> {
         match self {
             Entry::Order(body) => Some(body),
             Entry::State { .. } => None,

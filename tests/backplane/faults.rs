@@ -276,6 +276,32 @@ fn a_publish_is_one_message_in_and_one_per_interested_node_out() {
 }
 
 #[test]
+fn a_key_is_not_kept_for_what_could_not_be_kept() {
+    let server = Server::start(Kind::Redis, &[]);
+    let fleet = RedisFleet::single(&[server.address()]);
+    let mut node = fleet.node();
+    let mut client = server.client();
+    let stream = format!("ringway:{{{}}}skept:1", tags::tag(route::bucket("kept:1")));
+    let keyed = |node: &mut Node, record: &[u8]| {
+        let mut batch = node.batch("kept:1", &[record]);
+        batch.idempotency_key = b"k".as_slice().into();
+        batch
+    };
+    // The first publish begins an epoch, with an empty stream.
+    let first = node.publish("kept:1", &[b"1"]).first;
+    redis::cmd("SET").arg(&stream).arg("no stream").exec(&mut client).expect("it is replaced");
+    let batch = keyed(&mut node, b"2");
+    let token = node.submit(Request::Publish(batch));
+    assert_eq!(node.answer(token), Err(Refusal::Unknown));
+    redis::cmd("DEL").arg(&stream).exec(&mut client).expect("it is gone");
+    let batch = keyed(&mut node, b"2");
+    let second = node.publish_batch(batch);
+    assert_eq!((second.first.offset, second.first.epoch, second.duplicate), (2, first.epoch, false));
+    let batch = keyed(&mut node, b"3");
+    assert!(node.publish_batch(batch).duplicate, "and now it is kept");
+}
+
+#[test]
 fn a_dead_nodes_interest_ends_with_the_next_publish() {
     let server = Server::start(Kind::Redis, &[]);
     let fleet = RedisFleet::single(&[server.address()]);

@@ -2,7 +2,9 @@
 //!
 //! In: a [`Fleet`] that makes nodes. Out: a panic where a rule does not hold. Each test has channels of its own.
 
-use ringway_engine::backplane::{Answer, Audience, Described, Enter, Keep, Page, Park, Refusal, Request, Room, Subject};
+use ringway_engine::backplane::{
+    Answer, Audience, Described, Enter, Keep, Page, Park, Refusal, Request, Room, Subject,
+};
 use ringway_engine::lane_message::Position;
 use ringway_engine::route;
 

@@ -96,11 +96,12 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
                 .arg(format!("{:08x}{:012x}", place.writer, batch.number))
                 .arg(batch.keep.size)
                 .arg(batch.keep.ttl_ms.max(1))
-                .arg(batch.idempotency_window_ms.max(1))
-                .arg(keys.inbox_prefix(bucket))
-                .arg(keys.all_nodes(bucket))
+                .arg(keys.head(bucket))
                 .arg(place.bucket_publish_above)
                 .arg(feed::publication_tail(&batch.channel, &batch.records));
+            if !batch.idempotency_key.is_empty() {
+                call.arg(batch.idempotency_window_ms.max(1));
+            }
             for record in &batch.records {
                 call.arg(&record[..]);
             }
@@ -159,7 +160,7 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
             let subject = Subject::User(order.user.clone());
             let mut call = script(Script::Order, 2);
             call.arg(keys.interest(&subject)).arg(keys.parked(&order.user));
-            call.arg(keys.inbox_prefix(bucket)).arg(keys.all_nodes(bucket)).arg(place.bucket_publish_above);
+            call.arg(keys.head(bucket)).arg(place.bucket_publish_above);
             call.arg(feed::told(&subject, &order.body)).arg(&order.body[..]).arg(order.noted_max);
             call
         }
@@ -180,8 +181,7 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
                 Audience::Interested => {
                     let mut call = script(Script::Tell, 1);
                     call.arg(keys.interest(&tell.subject))
-                        .arg(keys.inbox_prefix(bucket))
-                        .arg(keys.all_nodes(bucket))
+                        .arg(keys.head(bucket))
                         .arg(place.bucket_publish_above)
                         .arg(message);
                     call
@@ -244,7 +244,7 @@ fn interest(keys: &Keys, channel: &str) -> String {
 
 /// The arguments that position.lua wants.
 fn head(call: &mut Cmd, place: &Place<'_>, again: Again, fresh: Epoch) {
-    call.arg(place.replication_id).arg(again as u8).arg(fresh.to_string()).arg(place.meta_ttl_ms);
+    call.arg(place.replication_id).arg(format!("{}{fresh}", again as u8)).arg(place.meta_ttl_ms);
 }
 
 /// What a reply to a request means.
@@ -316,6 +316,10 @@ pub(super) const fn lost(request: &Request) -> Refusal {
 }
 
 fn published(reply: &Value) -> Option<Published> {
+    if let Some((epoch, first)) = text(reply).and_then(|reply| reply.split_once(' ')) {
+        let first = Position { offset: first.parse().ok()?, epoch: Epoch::parse(epoch)? };
+        return Some(Published { first, duplicate: false });
+    }
     let [epoch, first, duplicate] = reply.as_sequence()? else { return None };
     let first = Position { offset: number(first)?, epoch: Epoch::parse(text(epoch)?)? };
     Some(Published { first, duplicate: number(duplicate)? == 1 })

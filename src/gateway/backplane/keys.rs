@@ -36,6 +36,11 @@ impl Keys {
         format!("{}{letter}{name}", self.heads[bucket.0 as usize])
     }
 
+    /// Scripts name inboxes and the channel of all nodes by this and their letter.
+    pub(super) fn head(&self, bucket: Bucket) -> &str {
+        &self.heads[bucket.0 as usize]
+    }
+
     pub(super) fn meta(&self, bucket: Bucket, channel: &str) -> String {
         self.key(bucket, 'm', channel)
     }

@@ -1,6 +1,8 @@
+#!lua
 -- Keeps what a node says of itself, as long as its lease holds.
 -- KEYS: 1 living nodes, 2 what nodes say of themselves. ARGV: 1 generation, 2 what it says.
 -- Returns 1; 0: the lease is lost, and nothing is kept.
+-- include now.lua
 if not redis.call('ZSCORE', KEYS[1], ARGV[1]) then
     return 0
 end

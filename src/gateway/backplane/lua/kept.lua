@@ -1,12 +1,12 @@
 -- Common part of scripts that read history.
 -- Whether the stream reaches the channel's top. One that does not is a leftover and is deleted.
 local function is_kept(top)
-    local newest = redis.call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
+    local newest = call('XREVRANGE', KEYS[2], '+', '-', 'COUNT', 1)[1]
     if not newest then
         return false
     end
     if newest[1] ~= top .. '-0' then
-        redis.call('DEL', KEYS[2])
+        call('DEL', KEYS[2])
         return false
     end
     return true
@@ -21,7 +21,7 @@ local function read(command, from, to, count, bytes)
     local entries, size = {}, 0
     while #entries < count do
         local want = math.min(PART, count - #entries)
-        local part = redis.call(command, KEYS[2], from, to, 'COUNT', want)
+        local part = call(command, KEYS[2], from, to, 'COUNT', want)
         for i = 1, #part do
             size = size + #part[i][2][2]
             if size > bytes and #entries > 0 then

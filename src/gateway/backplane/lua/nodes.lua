@@ -1,6 +1,8 @@
+#!lua
 -- Which nodes are alive, and what they say of themselves.
 -- KEYS: 1 living nodes, 2 what nodes say of themselves.
 -- Returns for each { generation, how long ago it said so in ms, what it said, or an empty text }.
+-- include now.lua
 local now = now_ms()
 local living, nodes = redis.call('ZRANGEBYSCORE', KEYS[1], string.format('(%.0f', now), '+inf'), {}
 for i = 1, #living do
