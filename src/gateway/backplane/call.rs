@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, Value, cmd};
 use ringway_engine::backplane::{
-    Answer, Audience, Described, Enter, Page, Published, Refusal, Request, Room, Subject, Taken,
+    Answer, Audience, Described, Enter, Page, PublishBatch, Published, Refusal, Request, Room, Subject, Taken,
 };
 use ringway_engine::ids::{Bucket, Epoch};
 use ringway_engine::lane_message::Position;
@@ -83,30 +83,7 @@ pub(super) enum Again {
 pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, again: Again) -> Cmd {
     let keys = place.keys;
     match request {
-        Request::Publish(batch) => {
-            let mut call =
-                positioned(place, Script::Publish, bucket, &batch.channel, !batch.idempotency_key.is_empty());
-            call.arg(interest(keys, &batch.channel));
-            if !batch.idempotency_key.is_empty() {
-                call.arg(keys.idempotency(bucket, &batch.channel, &batch.idempotency_key));
-            }
-            head(&mut call, place, again, batch.fresh);
-            call.arg(format!("p{}", place.node.place))
-                // Of one length, so that texts compare as numbers do.
-                .arg(format!("{:08x}{:012x}", place.writer, batch.number))
-                .arg(batch.keep.size)
-                .arg(batch.keep.ttl_ms.max(1))
-                .arg(keys.head(bucket))
-                .arg(place.bucket_publish_above)
-                .arg(feed::publication_tail(&batch.channel, &batch.records));
-            if !batch.idempotency_key.is_empty() {
-                call.arg(batch.idempotency_window_ms.max(1));
-            }
-            for record in &batch.records {
-                call.arg(&record[..]);
-            }
-            call
-        }
+        Request::Publish(batch) => publish(place, bucket, batch, again),
         Request::Follow(follow) => {
             let mut call = positioned(place, Script::Follow, bucket, &follow.channel, false);
             call.arg(interest(keys, &follow.channel));
@@ -189,6 +166,31 @@ pub(super) fn command(place: &Place<'_>, bucket: Bucket, request: &Request, agai
             }
         }
     }
+}
+
+fn publish(place: &Place<'_>, bucket: Bucket, batch: &PublishBatch, again: Again) -> Cmd {
+    let keys = place.keys;
+    let mut call = positioned(place, Script::Publish, bucket, &batch.channel, !batch.idempotency_key.is_empty());
+    call.arg(interest(keys, &batch.channel));
+    if !batch.idempotency_key.is_empty() {
+        call.arg(keys.idempotency(bucket, &batch.channel, &batch.idempotency_key));
+    }
+    head(&mut call, place, again, batch.fresh);
+    call.arg(format!("p{}", place.node.place))
+        // Of one length, so that texts compare as numbers do.
+        .arg(format!("{:08x}{:012x}", place.writer, batch.number))
+        .arg(batch.keep.size)
+        .arg(batch.keep.ttl_ms.max(1))
+        .arg(keys.head(bucket))
+        .arg(place.bucket_publish_above)
+        .arg(feed::publication_tail(&batch.channel, &batch.records));
+    if !batch.idempotency_key.is_empty() {
+        call.arg(batch.idempotency_window_ms.max(1));
+    }
+    for record in &batch.records {
+        call.arg(&record[..]);
+    }
+    call
 }
 
 fn enter_user(place: &Place<'_>, bucket: Bucket, enter: &Enter) -> Cmd {
