@@ -238,7 +238,7 @@ impl Drain {
         }
         Progress {
             state,
-            clients_at_start: self.clients_at_start.load(Ordering::Relaxed),
+            clients_at_start: if state == DrainState::Serving { 0 } else { self.clients_at_start() },
             clients_left: total(Metric::ConnectionsOpen),
             backends_left: total(Metric::IngestConnectionsOpen),
             sent_away: total(Metric::DrainPaced),
@@ -249,14 +249,20 @@ impl Drain {
         }
     }
 
+    /// The most that were seen: a shard that is short of time says late who was there at the begin.
+    fn clients_at_start(&self) -> u64 {
+        let metrics = [Metric::ConnectionsOpen, Metric::DrainPaced, Metric::DrainForced];
+        let now = metrics.into_iter().map(|metric| self.metrics.total(metric)).sum();
+        self.clients_at_start.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+
     /// Waits until somebody begins it, then carries it out; ends when nobody is connected, or had the time to leave.
     pub async fn run(&self, shared: &Shared) {
         self.begun.notified().await;
         // Who came a moment before the order is in the shards' numbers a moment behind it.
         look_again().await;
         look_again().await;
-        self.clients_at_start.fetch_max(self.metrics.total(Metric::ConnectionsOpen), Ordering::Relaxed);
-        self.warn_if_too_short(self.clients_at_start.load(Ordering::Relaxed));
+        self.warn_if_too_short(self.clients_at_start());
         let clients: Vec<u64> =
             (0..shared.drain.paces.len()).map(|shard| self.metrics.of(shard, Metric::ConnectionsOpen)).collect();
         for (place, pace) in shared.drain.paces.iter().zip(paces(self.rate_per_s, &clients)) {
