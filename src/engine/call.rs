@@ -216,7 +216,7 @@ pub struct UserAnswer {
 pub struct ChannelsCall {
     /// Only names that contain this; empty: all.
     pub pattern: Box<str>,
-    /// At most so many names per shard.
+    /// At most so many names, the first ones.
     pub limit: u32,
     /// Who waits.
     pub origin: Origin,
@@ -231,10 +231,12 @@ pub struct ChannelsAnswer {
     pub origin: Origin,
     /// Who answers.
     pub core: CoreId,
-    /// Channels with subscribers.
+    /// Channels with subscribers on it, by name.
     pub channels: Vec<ChannelCount>,
-    /// Channels of the shard with subscribers, whether listed or not.
+    /// Channels that it owns and that have subscribers, whether listed or not; from the control plane: of all nodes.
     pub total: u32,
+    /// It has looked at all of them.
+    pub is_whole: bool,
 }
 
 impl ChannelsAnswer {
@@ -250,7 +252,6 @@ impl ChannelsAnswer {
 pub struct ChannelCount {
     /// Full name.
     pub channel: Box<str>,
-    /// Its subscribers on the whole node, as far as the owner knows: cores count theirs, so this is the number of
-    /// cores when presence is off.
+    /// Its subscribers where that was counted: on a core, a node or all nodes.
     pub clients: u32,
 }

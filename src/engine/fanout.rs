@@ -183,6 +183,17 @@ impl Fanouts {
         self.channels.at(slot).map(|(generation, _)| LocalChannelId { slot, generation })
     }
 
+    /// Places that channels may stand in.
+    pub fn slots(&self) -> u32 {
+        self.channels.slots()
+    }
+
+    /// The channel in a place, and how many subscribers it has here.
+    pub fn subscribers_at(&self, slot: u32) -> Option<(&str, u32)> {
+        let (_, channel) = self.channels.at(slot)?;
+        Some((&channel.name, channel.lists.iter().map(List::live).sum::<usize>() as u32))
+    }
+
     /// The channel, unless it has gone since.
     pub fn get(&self, local: LocalChannelId) -> Option<&Channel> {
         self.channels.get(local.slot, local.generation)

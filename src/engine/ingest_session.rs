@@ -5,6 +5,7 @@
 //! stay within `ingest_calls_in_flight_max`.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
 use ringway_wire::ingest::{
@@ -56,7 +57,8 @@ struct Gather {
     shards_left: u16,
     limit: u32,
     total: u32,
-    channels: Vec<ChannelCount>,
+    channels: BTreeMap<Box<str>, u32>,
+    is_whole: bool,
 }
 
 impl IngestSession {
@@ -169,23 +171,33 @@ impl IngestSession {
 
     /// A call that every shard answers.
     pub fn gather(&mut self, call: u32, shards_left: u16, limit: u32) {
-        self.gathers.push(Gather { call, shards_left, limit, total: 0, channels: Vec::new() });
+        self.gathers.push(Gather { call, shards_left, limit, total: 0, channels: BTreeMap::new(), is_whole: true });
     }
 
     /// One shard's answer to such a call. The whole of it with the last one: channels by name, and how many there are.
-    pub fn gathered(&mut self, call: u32, answer: ChannelsAnswer) -> Option<(Vec<ChannelCount>, u32)> {
+    ///
+    /// # Errors
+    /// Somebody had too much to do.
+    pub fn gathered(
+        &mut self,
+        call: u32,
+        answer: ChannelsAnswer,
+    ) -> Option<Result<(Vec<ChannelCount>, u32), CallError>> {
         let index = self.gathers.iter().position(|gather| gather.call == call)?;
         let gather = &mut self.gathers[index];
         gather.total = gather.total.saturating_add(answer.total);
-        gather.channels.extend(answer.channels);
+        gather.is_whole &= answer.is_whole;
+        for ChannelCount { channel, clients } in answer.channels {
+            *gather.channels.entry(channel).or_default() += clients;
+        }
         gather.shards_left = gather.shards_left.saturating_sub(1);
         if gather.shards_left > 0 {
             return None;
         }
-        let Gather { limit, total, mut channels, .. } = self.gathers.swap_remove(index);
-        channels.sort_unstable_by(|one, other| one.channel.cmp(&other.channel));
-        channels.truncate(limit as usize);
-        Some((channels, total))
+        let Gather { limit, total, channels, is_whole, .. } = self.gathers.swap_remove(index);
+        let channels = channels.into_iter().take(limit as usize);
+        let channels = channels.map(|(channel, clients)| ChannelCount { channel, clients }).collect();
+        Some(if is_whole { Ok((channels, total)) } else { Err(CallError::Busy) })
     }
 
     /// Collects an acknowledgement.

@@ -64,7 +64,6 @@ pub struct Owner {
     followed: u32,
     /// Channels where a join or leave waits to be told, each once.
     changes: VecDeque<(u32, u32)>,
-    listings: VecDeque<calls::Listing>,
     sweep_cursor: u32,
     history_bytes: u64,
     history_len: u64,
@@ -149,7 +148,6 @@ impl Owner {
             by_namespace: Vec::new(),
             followed: 0,
             changes: VecDeque::new(),
-            listings: VecDeque::new(),
             sweep_cursor: 0,
             history_bytes: 0,
             history_len: 0,

@@ -8,10 +8,11 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ringway_engine::backplane::{self, Event, Fed, Feed, Refusal, Token};
 use ringway_engine::call::{
-    CallError, ChannelAnswer, ChannelCall, ChannelFact, ChannelsAnswer, ChannelsCall, UserCall, UserOrder,
+    CallError, ChannelAnswer, ChannelCall, ChannelCount, ChannelFact, ChannelsAnswer, ChannelsCall, UserCall, UserOrder,
 };
 use ringway_engine::ids::CoreId;
 use ringway_engine::lane_message::{Batch, LaneMessage, Origin, PublishError, PublishRequest};
@@ -21,11 +22,11 @@ use ringway_engine::route;
 use ringway_sys::Inbox;
 use ringway_wire::ingest::PayloadKind;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::backplane::metrics::Number;
-use crate::control::News;
 use crate::control::call::{Answer, Call, ChannelTold, ChannelsListed, Hooks, Published, RevokeError};
+use crate::control::{ListedByAll, News};
 use crate::shared::Shared;
 
 /// Calls sent to shards and not answered yet. Over: refused as busy.
@@ -34,6 +35,8 @@ pub const CALLS_IN_FLIGHT_MAX: usize = 65_536;
 pub const CALL_BYTES_IN_FLIGHT_MAX: usize = 128 * 1024 * 1024;
 /// Calls taken from the queue at once; those for one shard travel as one batch.
 const CALLS_PER_TURN_MAX: usize = 1_024;
+/// A shard whose queue is full gets an answer that it waits for so much later. There is one for each call of a backend at most.
+const ANSWER_AGAIN: Duration = Duration::from_millis(10);
 
 /// What the link needs beside the lanes.
 pub struct LinkParts {
@@ -109,9 +112,18 @@ struct InFlight {
 
 enum Waiting {
     Publish(Answer<Published, PublishError>),
-    Channel { kind: PayloadKind, reply: Answer<ChannelTold, CallError> },
+    Channel {
+        kind: PayloadKind,
+        reply: Answer<ChannelTold, CallError>,
+    },
     User(Answer<u16, CallError>),
-    Channels { shards_left: u16, listed: ChannelsListed, reply: Answer<ChannelsListed, CallError> },
+    Channels {
+        shards_left: u16,
+        limit: u32,
+        is_whole: bool,
+        listed: ChannelsListed,
+        reply: Answer<ChannelsListed, CallError>,
+    },
     Backplane(Answer<backplane::Answer, Refusal>),
 }
 
@@ -217,7 +229,8 @@ impl Link {
     }
 
     fn list_channels(&mut self, pattern: Box<str>, limit: u32, reply: Answer<ChannelsListed, CallError>) {
-        let waiting = Waiting::Channels { shards_left: self.core.0, listed: ChannelsListed::default(), reply };
+        let (shards_left, listed) = (self.core.0, ChannelsListed::default());
+        let waiting = Waiting::Channels { shards_left, limit, is_whole: true, listed, reply };
         let Some((number, origin)) = self.admit(pattern.len(), waiting) else { return };
         for shard in 0..self.core.0 {
             let call = ChannelsCall { pattern: pattern.clone(), limit, origin, from: self.core };
@@ -338,11 +351,39 @@ impl Link {
                 }
             }
             LaneMessage::ChannelsAnswer(answer) => self.channels_answered(*answer),
+            LaneMessage::ChannelsCall(call) => self.list_for_a_backend(*call),
             LaneMessage::Rules(rules) => self.namespaces = rules,
             LaneMessage::Backplane(event) => self.backplane_said(*event),
             // Nothing else is said to the control plane; a sender's mistake harms nobody here.
             _ => {}
         }
+    }
+
+    /// A backend's question about the channels of all nodes, which a shard has passed on: its answer goes back there.
+    fn list_for_a_backend(&self, question: ChannelsCall) {
+        let ChannelsCall { pattern, limit, origin, from } = question;
+        let (reply, listed) = oneshot::channel();
+        // No room: the reply is dropped, and the call refused.
+        let asked = News::Asked { pattern: pattern.into(), limit, reply };
+        drop(self.news.as_ref().map(|to| to.try_send(asked)));
+        let (shared, core) = (Arc::clone(&self.shared), self.core);
+        tokio::spawn(async move {
+            let listed = listed.await.unwrap_or(Err(CallError::Busy));
+            let is_whole = listed.is_ok();
+            let ListedByAll { channels, total, .. } = listed.unwrap_or_default();
+            let counted =
+                |(channel, clients)| ChannelCount { channel, clients: u32::try_from(clients).unwrap_or(u32::MAX) };
+            let channels = channels.into_iter().take(limit as usize).map(counted).collect();
+            let total = u32::try_from(total).unwrap_or(u32::MAX);
+            let answer = ChannelsAnswer { origin, core, channels, total, is_whole };
+            let mut batch = Batch { from: core, messages: vec![LaneMessage::ChannelsAnswer(answer.into())] };
+            let Some(inbox) = shared.inboxes.get(from.0 as usize) else { return };
+            while let Err(refused) = inbox.push(batch) {
+                batch = refused;
+                tokio::time::sleep(ANSWER_AGAIN).await;
+            }
+            inbox.wake_if_asleep();
+        });
     }
 
     fn backplane_said(&mut self, event: Event) {
@@ -374,18 +415,25 @@ impl Link {
     /// One shard's part; the last one completes the answer.
     fn channels_answered(&mut self, answer: ChannelsAnswer) {
         let Origin::Control { call } = answer.origin else { return };
-        let Some(InFlight { waiting: Waiting::Channels { shards_left, listed, .. }, .. }) =
+        let Some(InFlight { waiting: Waiting::Channels { shards_left, limit, is_whole, listed, .. }, .. }) =
             self.in_flight.get_mut(&call)
         else {
             return;
         };
-        listed.channels.extend(answer.channels);
+        for ChannelCount { channel, clients } in answer.channels {
+            *listed.channels.entry(channel).or_default() += u64::from(clients);
+        }
+        // The first names are right, the others may lack a shard's part.
+        while listed.channels.len() > *limit as usize {
+            listed.channels.pop_last();
+        }
         listed.total += u64::from(answer.total);
+        *is_whole &= answer.is_whole;
         *shards_left = shards_left.saturating_sub(1);
         if *shards_left == 0
-            && let Some(Waiting::Channels { listed, reply, .. }) = self.settle(call)
+            && let Some(Waiting::Channels { is_whole, listed, reply, .. }) = self.settle(call)
         {
-            let _ = reply.send(Ok(listed));
+            let _ = reply.send(if is_whole { Ok(listed) } else { Err(CallError::Busy) });
         }
     }
 }

@@ -8,6 +8,7 @@
 
 use std::time::{Duration, Instant};
 
+use ringway_tests::backend::Backend;
 use ringway_tests::fleet::{Engine, Node, NodeOptions, RedisServer, Workspace};
 use serde_json::{Value, json};
 
@@ -18,6 +19,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LEASE: &str = "backplane.lease_ms=4000";
 /// With presence.
 const ROOM: &str = "room";
+/// Without.
+const PLAIN: &str = "fleet:plain";
 
 /// Asks until the answer is as it should be: what other nodes say of themselves is some seconds old.
 #[track_caller]
@@ -113,6 +116,51 @@ fn info_and_channels_are_those_of_all_nodes() {
     assert!(fleet[0].metrics().sum("ringway_backplane_nodes_unknown_total", &[]) >= 2);
     redis.thaw();
     until_info(&fleet[0], &[("n1", 1), ("n3", 3)]);
+}
+
+/// The same over ingest, and of a channel without presence: clients are counted, on whichever shards and nodes they are.
+#[test]
+fn channels_over_ingest_are_those_of_all_nodes_or_refused() {
+    let _turn = turn();
+    let workspace = Workspace::new("registry-ingest");
+    let redis = RedisServer::start(&workspace, Engine::Redis, "redis", &[]);
+    let options = NodeOptions::on("single", &[redis.address]).with(&[LEASE, "limits.nodes_wait_ms=1000"]);
+    let fleet: Vec<Node> = (1..=3).map(|n| Node::start(&workspace, &format!("n{n}"), &options)).collect();
+    let mut clients = Vec::new();
+    for (place, node) in fleet.iter().enumerate() {
+        for number in 0..=3 * place {
+            let (mut client, _) = Client::connect(node.client, &format!("user-{place}-{number}"));
+            client.subscribe(PLAIN);
+            if place == 2 && number == 0 {
+                client.subscribe("fleet:here");
+            }
+            clients.push(client);
+        }
+    }
+    let all = [("fleet:here".to_owned(), 1), (PLAIN.to_owned(), 12)];
+    let backends: Vec<Backend> = fleet.iter().map(|node| Backend::connect_to(&[node.ingest])).collect();
+    for (node, backend) in fleet.iter().zip(&backends) {
+        until_info(node, &[("n1", 1), ("n2", 4), ("n3", 7)]);
+        let listed = api(node, "channels", &json!({ "pattern": "fleet:*" }));
+        assert_eq!(listed["channels"][PLAIN]["num_clients"], json!(12), "{listed}");
+        let listed = backend.channels("fleet:", 10).expect("all have answered");
+        assert_eq!(listed.channels, all);
+        // A channel counts on each node; with --dev each user has a personal channel, too.
+        assert_eq!(listed.total, 3 + 1 + 12);
+        assert_eq!(backend.channels("fleet:", 1).expect("all have answered").channels, all[..1]);
+        assert!(backend.channels("nowhere", 10).expect("all have answered").channels.is_empty());
+    }
+
+    fleet[2].freeze();
+    assert_eq!(backends[0].channels("fleet:", 10), None, "it cannot say which node is missing");
+    fleet[2].thaw();
+    until("all have answered", || match backends[0].channels("fleet:", 10) {
+        Some(listed) if listed.channels == all => Ok(()),
+        other => Err(json!(format!("{other:?}"))),
+    });
+    redis.freeze();
+    assert_eq!(backends[0].channels("fleet:", 10), None, "who else there is is not known");
+    redis.thaw();
 }
 
 #[test]

@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ringway_ingest::{Ack, Client, Config, Options, PublishHandle};
+use ringway_ingest::{Ack, CallError, Channels, Client, Config, Options, PublishHandle};
 
 use crate::Server;
 
@@ -42,6 +42,18 @@ impl Backend {
         config.addresses = addresses.iter().map(ToString::to_string).collect();
         config.connect_timeout = Duration::from_secs(10);
         Backend(Client::connect(config).unwrap_or_else(|error| panic!("connect to {addresses:?}: {error}")))
+    }
+
+    /// Which channels there are whose names contain a text; none: the server could not say.
+    pub fn channels(&self, pattern: &str, limit: u32) -> Option<Channels> {
+        match self.0.channels(pattern, limit) {
+            Ok(channels) => Some(channels),
+            Err(CallError::Refused(refusal)) => {
+                assert_eq!((refusal.code, refusal.temporary), (200, true), "{refusal:?}");
+                None
+            }
+            Err(error) => panic!("channels: {error}"),
+        }
     }
 
     /// Publishes JSON; waits while the client's buffer is full, not for the acknowledgement.

@@ -1,35 +1,17 @@
-//! What calls ask of the owner: presence, history, and which channels there are.
+//! What calls ask of the owner: presence and history.
 //!
-//! In: `ChannelCall`s of clients and backends whose rights were checked, `ChannelsCall`s of operators. Out: one answer
-//! each. Invariants: an answer is never larger than its limits, whatever the channel's size; a listing looks at so many
-//! channels per turn and no more.
+//! In: `ChannelCall`s of clients and backends whose rights were checked. Out: one answer each. Invariant: an answer is never larger
+//! than its limits, whatever the channel's size.
 
 use alloc::vec::Vec;
 
 use super::{Channel, Owner, Surroundings};
-use crate::call::{
-    CallError, ChannelAnswer, ChannelAsk, ChannelCall, ChannelCount, ChannelFact, ChannelsAnswer, ChannelsCall,
-    HistoryAsk,
-};
+use crate::call::{CallError, ChannelAnswer, ChannelAsk, ChannelCall, ChannelFact, HistoryAsk};
 use crate::ids::CoreId;
 use crate::lane_message::{LaneMessage, Origin, Position};
 use crate::metrics::Metric;
 use crate::namespace::channel_is_valid;
 use crate::presence::Members;
-
-/// Listings under way.
-const LISTINGS_MAX: usize = 16;
-/// Channels that a listing looks at in one turn of the loop.
-const LISTED_PER_TURN: u32 = if cfg!(test) { 3 } else { 4_096 };
-
-/// A [`ChannelsCall`] under way. A channel that is forgotten and made again meanwhile may stand in it twice.
-#[derive(Debug)]
-pub(super) struct Listing {
-    call: ChannelsCall,
-    /// The first slot not looked at.
-    cursor: u32,
-    found: Vec<ChannelCount>,
-}
 
 impl Owner {
     /// Answers a call about one channel.
@@ -130,48 +112,9 @@ impl Owner {
         Ok(ChannelFact::History { publications, top })
     }
 
-    /// Begins to answer which channels have subscribers. Over [`LISTINGS_MAX`] the oldest listing is answered with what
-    /// it has found.
-    pub fn channels_call(&mut self, call: ChannelsCall, around: &mut Surroundings<'_>) {
-        if self.listings.len() >= LISTINGS_MAX
-            && let Some(oldest) = self.listings.pop_front()
-        {
-            around.metrics.add(Metric::ListingsCut, 1);
-            self.answer_listing(oldest, around);
-        }
-        self.listings.push_back(Listing { call, cursor: 0, found: Vec::new() });
-    }
-
-    /// Whether [`Owner::list`] has something to do.
-    pub fn is_listing(&self) -> bool {
-        !self.listings.is_empty()
-    }
-
-    /// Goes on with the oldest listing, a bounded part of it. Called once per turn.
-    pub fn list(&mut self, around: &mut Surroundings<'_>) {
-        let Some(mut listing) = self.listings.pop_front() else { return };
-        let end = self.channels.slots().min(listing.cursor.saturating_add(LISTED_PER_TURN));
-        let found = (listing.cursor..end)
-            .filter_map(|slot| self.channels.at(slot).map(|(_, channel)| channel))
-            .filter(|channel| !channel.interest.is_empty() && channel.name.contains(&*listing.call.pattern))
-            .map(|channel| ChannelCount {
-                channel: channel.name.clone(),
-                clients: channel.clients().max(channel.interest.len() as u32),
-            });
-        let limit = listing.call.limit as usize;
-        listing.found.extend(found.take(limit - listing.found.len()));
-        listing.cursor = end;
-        if listing.found.len() == limit || end == self.channels.slots() {
-            self.answer_listing(listing, around);
-        } else {
-            self.listings.push_front(listing);
-        }
-    }
-
-    fn answer_listing(&self, listing: Listing, around: &mut Surroundings<'_>) {
-        let Listing { call: ChannelsCall { origin, from, .. }, found, .. } = listing;
-        let answer = ChannelsAnswer { origin, core: self.place.core, channels: found, total: self.followed };
-        around.lanes.push(from, LaneMessage::ChannelsAnswer(answer.into()));
+    /// Channels that this core owns and somebody is subscribed to, on whatever core.
+    pub const fn channels_followed(&self) -> u32 {
+        self.followed
     }
 }
 

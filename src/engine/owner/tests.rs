@@ -10,9 +10,7 @@ use ringway_wire::centrifuge::Form;
 use ringway_wire::ingest::PayloadKind;
 
 use super::*;
-use crate::call::{
-    CallError, ChannelAnswer, ChannelAsk, ChannelCall, ChannelFact, ChannelsAnswer, ChannelsCall, HistoryAsk, Since,
-};
+use crate::call::{CallError, ChannelAnswer, ChannelAsk, ChannelCall, ChannelFact, HistoryAsk, Since};
 use crate::ids::ConnId;
 use crate::lane_message::{MemberLeave, Origin, PublishError, PublishRequest, RecoverFrom};
 use crate::limits::TICK_MS;
@@ -466,70 +464,6 @@ fn a_reload_moves_channels_to_their_new_namespace() {
     few.channels_per_shard_max = 1;
     bed.reload(few, [news].into());
     assert!(bed.publish("other:c").is_ok(), "neither channel counts in the default namespace any more");
-}
-
-#[test]
-fn channels_are_listed_up_to_the_limit_and_all_counted() {
-    let mut bed = Bed::new(rules(), Limits::DEFAULT);
-    for name in ["a1", "a2", "b1", "b2", "b3"] {
-        bed.subscribe(request(name, 1, 1));
-    }
-    bed.join("b3", 2, 1, "ann");
-    bed.join("b3", 2, 2, "ann");
-    bed.join("b3", 2, 3, "ann");
-    bed.publish("b4").expect("published to nobody");
-    bed.leave("a2", 1);
-    let mut list = |pattern: &str, limit| {
-        let call = ChannelsCall { pattern: pattern.into(), limit, origin: Origin::Control { call: 3 }, from: CONTROL };
-        bed.with(|owner, around| owner.channels_call(call, around));
-        let mut turns = 0;
-        while bed.owner.is_listing() {
-            bed.with(|owner, around| owner.list(around));
-            turns += 1;
-        }
-        assert!((1..=2).contains(&turns), "six channels, three per turn");
-        let Some(LaneMessage::ChannelsAnswer(answer)) = bed.told(CONTROL).pop() else { panic!("no answer") };
-        let ChannelsAnswer { core, channels, total, .. } = *answer;
-        assert_eq!((core, total), (PLACE.core, 4));
-        channels.into_iter().map(|known| (known.channel.to_string(), known.clients)).collect::<Vec<_>>()
-    };
-    let row = |name: &str, clients| (name.to_string(), clients);
-    assert_eq!(list("b", 10), [row("b1", 1), row("b2", 1), row("b3", 3)]);
-    assert_eq!(list("", 2), [row("a1", 1), row("b1", 1)]);
-    assert_eq!(list("zzz", 10), []);
-    assert_eq!(list("", 0), []);
-}
-
-#[test]
-fn each_listing_is_answered_once_even_when_there_are_too_many() {
-    let mut bed = Bed::new(rules(), Limits::DEFAULT);
-    for name in ["a", "b", "c", "d", "e"] {
-        bed.subscribe(request(name, 1, 1));
-    }
-    for call in 0..20 {
-        let call = ChannelsCall { pattern: "".into(), limit: 9, origin: Origin::Control { call }, from: CONTROL };
-        bed.with(|owner, around| owner.channels_call(call, around));
-        bed.with(|owner, around| owner.list(around));
-    }
-    while bed.owner.is_listing() {
-        bed.with(|owner, around| owner.list(around));
-    }
-    let answered: Vec<_> = bed
-        .told(CONTROL)
-        .into_iter()
-        .map(|message| match message {
-            LaneMessage::ChannelsAnswer(answer) => (answer.origin, answer.channels.len()),
-            other => panic!("{other:?}"),
-        })
-        .collect();
-    assert_eq!(answered, (0..20).map(|call| (Origin::Control { call }, 5)).collect::<Vec<_>>());
-    let call = ChannelsCall { pattern: "".into(), limit: 9, origin: Origin::Control { call: 1 }, from: CONTROL };
-    for _ in 0..17 {
-        let ChannelsCall { pattern, limit, origin, from } = &call;
-        let call = ChannelsCall { pattern: pattern.clone(), limit: *limit, origin: *origin, from: *from };
-        bed.with(|owner, around| owner.channels_call(call, around));
-    }
-    assert_eq!((bed.told(CONTROL).len(), bed.metrics.get(Metric::ListingsCut)), (1, 1));
 }
 
 #[test]

@@ -462,7 +462,7 @@ fn channels_are_gathered_from_every_shard_and_a_last_answer_goes_out_behind_a_fi
         assert!(node.frames(0, backend).is_empty());
         let channels = names.map(|name| ChannelCount { channel: name.into(), clients: 1 }).to_vec();
         let origin = Origin::IngestCall { conn: backend, call: 5 };
-        let answer = ChannelsAnswer { origin, core: CoreId(core), channels, total: 10 };
+        let answer = ChannelsAnswer { origin, core: CoreId(core), channels, total: 10, is_whole: true };
         node.shards[0].handle(Input::Lane { message: LaneMessage::ChannelsAnswer(answer.into()) });
     }
     node.settle();

@@ -18,7 +18,7 @@ use crate::call::{
     UserOrder,
 };
 use crate::frame::Frame;
-use crate::ids::{ConnId, Epoch};
+use crate::ids::{ConnId, CoreId, Epoch};
 use crate::ingest_session::call_error_of;
 use crate::lane_message::{LaneMessage, Origin};
 use crate::metrics::Metric;
@@ -63,11 +63,17 @@ impl Shard {
             }
             CallBody::HistoryRemove { channel } => self.call_channel(channel, ChannelAsk::HistoryRemove, origin),
             CallBody::Channels { pattern, limit } => {
-                let (shards, limit) = (self.options.shards, limit.min(CHANNELS_LISTED_MAX));
+                let (from, limit) = (self.options.core, limit.min(CHANNELS_LISTED_MAX));
+                let (shards, is_shared) = (self.options.shards, self.owner.is_shared());
                 if let Some(session) = self.ingest_session_mut(conn) {
-                    session.gather(call.call, shards, limit);
+                    session.gather(call.call, if is_shared { 1 } else { shards }, limit);
                 }
-                let from = self.options.core;
+                if is_shared {
+                    // The control plane asks all nodes, and answers as one shard would.
+                    let question = ChannelsCall { pattern: pattern.into(), limit, origin, from };
+                    self.lanes.push(CoreId(shards), LaneMessage::ChannelsCall(question.into()));
+                    return Ok(());
+                }
                 self.tell_every_shard(|| {
                     let question = ChannelsCall { pattern: pattern.into(), limit, origin, from };
                     LaneMessage::ChannelsCall(question.into())
@@ -206,7 +212,11 @@ impl Shard {
     /// One shard's answer.
     pub(super) fn ingest_channels_answered(&mut self, conn: ConnId, call: u32, answer: ChannelsAnswer) {
         let gathered = self.ingest_session_mut(conn).and_then(|session| session.gathered(call, answer));
-        let Some((channels, total)) = gathered else { return };
+        let Some(gathered) = gathered else { return };
+        let (channels, total) = match gathered {
+            Ok(gathered) => gathered,
+            Err(error) => return self.refuse_call(conn, call, error),
+        };
         let mut list = ListBuf::new();
         let entries = channels.iter().map(|one| ChannelClients { channel: &one.channel, clients: one.clients });
         match fill(&mut list, entries) {

@@ -44,7 +44,7 @@ impl Shard {
             LaneMessage::Leave(request) => self.owned_leave(&request),
             LaneMessage::MemberLeave(request) => self.owned_member_leave(&request),
             LaneMessage::ChannelCall(call) => self.owned_channel_call(&call),
-            LaneMessage::ChannelsCall(call) => self.owned_channels_call(*call),
+            LaneMessage::ChannelsCall(call) => self.begin_listing(*call),
             LaneMessage::UserJoin(presence) => self.owned_user_join(&presence),
             LaneMessage::UserLeave(presence) => self.owned_user_leave(&presence),
             LaneMessage::UserEnter(entrant) => self.owned_user_enter(*entrant),

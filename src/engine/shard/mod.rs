@@ -43,6 +43,7 @@ mod ingest;
 mod ingest_call;
 mod lane;
 mod late_leaves;
+mod listing;
 mod owned;
 mod parked_state;
 mod publish;
@@ -52,6 +53,7 @@ mod refresh;
 mod registry;
 mod slow;
 mod subscribe;
+mod take_over;
 mod timers;
 mod uni;
 mod user;
@@ -124,6 +126,7 @@ pub struct Shard {
     user_cores: UserCores,
     events: Events,
     lost: events::LostEvents,
+    listings: listing::Listings,
     lanes: LanesOut,
     /// Publishes of the backend that is being read.
     runs: OpenRuns,
@@ -195,6 +198,7 @@ impl Shard {
             user_cores: UserCores::new(users_seed),
             events: Events::new(options.core, limits, events_seed),
             lost: events::LostEvents::default(),
+            listings: listing::Listings::new(),
             // Two queues more than shards: the control plane's and the backplane's.
             lanes: LanesOut::new(
                 options.core,
@@ -370,7 +374,7 @@ impl Shard {
             || !self.to_write.is_empty()
             || self.lanes.has_own()
             || self.can_go_on_inflating()
-            || self.owner.is_listing()
+            || !self.listings.is_empty()
             || self.owner.has_to_follow()
             || (!self.to_register.is_empty() && self.owner.can_follow())
     }

@@ -5,7 +5,7 @@
 //! the order in which calls about that user came.
 
 use super::Shard;
-use crate::call::{CallError, ChannelCall, ChannelsCall, UserAnswer, UserCall, UserOrder};
+use crate::call::{CallError, ChannelCall, UserAnswer, UserCall, UserOrder};
 use crate::lane_message::{LaneMessage, LeaveRequest, MemberLeave, PublishRequest, SubscribeRequest, UserPresence};
 use crate::metrics::Metric;
 use crate::owner::OrderAsker;
@@ -40,17 +40,6 @@ impl Shard {
     pub(super) fn owned_channel_call(&mut self, call: &ChannelCall) {
         let (owner, mut around) = self.owner();
         owner.channel_call(call, &mut around);
-    }
-
-    pub(super) fn owned_channels_call(&mut self, call: ChannelsCall) {
-        let (owner, mut around) = self.owner();
-        owner.channels_call(call, &mut around);
-    }
-
-    /// Goes on with what takes more than one turn.
-    pub(super) fn go_on_listing(&mut self) {
-        let (owner, mut around) = self.owner();
-        owner.list(&mut around);
     }
 
     pub(super) fn owned_user_join(&mut self, presence: &UserPresence) {

@@ -3,8 +3,10 @@
 //! In: calls of the HTTP API. Out: [`Call`]s over a bounded queue; `control_link.rs` turns them into lane messages and
 //! answers each through its `reply`. Invariant: a call is answered once or its reply is dropped, never twice.
 
+use std::collections::BTreeMap;
+
 use ringway_engine::backplane::{Answer as Told, Refusal, Request};
-use ringway_engine::call::{CallError, ChannelAsk, ChannelCount, ChannelFact, UserOrder};
+use ringway_engine::call::{CallError, ChannelAsk, ChannelFact, UserOrder};
 use ringway_engine::lane_message::{Position, PublishError};
 use ringway_engine::publication::Tags;
 use ringway_wire::ingest::PayloadKind;
@@ -68,7 +70,7 @@ pub enum Call {
     Channels {
         /// Only names that contain this; empty: all.
         pattern: String,
-        /// At most so many names per shard.
+        /// At most so many names, the first ones.
         limit: u32,
         /// Who waits.
         reply: Answer<ChannelsListed, CallError>,
@@ -117,8 +119,8 @@ pub struct ChannelTold {
 /// Channels with subscribers, of all shards.
 #[derive(Debug, Default)]
 pub struct ChannelsListed {
-    /// In no order.
-    pub channels: Vec<ChannelCount>,
+    /// The first names with their subscribers on this node.
+    pub channels: BTreeMap<Box<str>, u64>,
     /// All channels with subscribers, whether listed or not.
     pub total: u64,
 }

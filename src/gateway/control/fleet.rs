@@ -7,6 +7,7 @@
 //! each node     describes itself with the engine, every DESCRIBE_INTERVAL_MS, under its lease
 //! info          one read of what living nodes say of themselves
 //! channels      that read ─> a question to each node's inbox ─> each lists its own channels ─> parts to the asker's inbox
+//!               asked over ingest, the question comes from a shard, and goes back to it whole or refused
 //! ```
 //! A node that does not answer within `limits.nodes_wait_ms`, cannot be reached, or has too much to do is named as missing.
 //! Invariants: nothing is summed of a node that has not said all of it; questions and answers under way are bounded; a part that
@@ -46,6 +47,15 @@ pub enum News {
     Registered(u32),
     /// Another node has said something.
     Told(Box<[u8]>),
+    /// A backend asks for the channels of all nodes, over ingest.
+    Asked {
+        /// Only names that contain this; empty: all.
+        pattern: String,
+        /// At most so many names, the first ones.
+        limit: u32,
+        /// Who waits.
+        reply: oneshot::Sender<Result<ListedByAll, CallError>>,
+    },
 }
 
 /// What nodes say to each other: JSON, so that nodes of different versions understand what both know.
@@ -60,7 +70,7 @@ enum Word {
         question: u64,
         /// Only names that contain this.
         pattern: String,
-        /// At most so many names per shard.
+        /// At most so many names, the first ones.
         limit: u32,
     },
     /// Some of them.
@@ -78,18 +88,23 @@ struct Part {
     is_last: bool,
     /// It has too much to do.
     is_busy: bool,
-    channels: Vec<(Box<str>, u32)>,
+    /// Of the whole node; said with the last part.
+    #[serde(default)]
+    total: u64,
+    channels: Vec<(Box<str>, u64)>,
 }
 
 /// Channels of all nodes.
 #[derive(Debug, Default)]
-pub(super) struct ListedByAll {
+pub struct ListedByAll {
     /// Name and number of subscribers, summed.
-    pub(super) channels: BTreeMap<Box<str>, u64>,
+    pub channels: BTreeMap<Box<str>, u64>,
+    /// Channels with subscribers, whether listed or not, on each node.
+    pub total: u64,
     /// Names of nodes that are not in it.
-    pub(super) missing: Vec<String>,
+    pub missing: Vec<String>,
     /// Who else there is could not be learned.
-    pub(super) engine_unreachable: bool,
+    pub engine_unreachable: bool,
 }
 
 /// This node's side of the fleet. See the file's header.
@@ -145,6 +160,14 @@ impl Fleet {
                         self.describe(describe());
                     }
                     Some(News::Told(body)) => self.told(&body),
+                    Some(News::Asked { pattern, limit, reply }) => {
+                        let fleet = Arc::clone(&self);
+                        tokio::spawn(async move {
+                            let listed = fleet.list_whole(pattern, limit).await;
+                            // Nobody waits any more: the backend has gone.
+                            let _ = reply.send(listed);
+                        });
+                    }
                     None => return std::future::pending().await,
                 }
             }
@@ -196,7 +219,8 @@ impl Fleet {
         Some(nodes)
     }
 
-    /// The channels of all nodes whose names contain a text. Each shard of each node says at most `limit` of them.
+    /// The channels of all nodes whose names contain a text, with all their subscribers: those with the first names, `limit` of
+    /// them or more.
     ///
     /// # Errors
     /// This node has too much to do.
@@ -210,13 +234,24 @@ impl Fleet {
             Some(nodes) => self.list_others(nodes, (pattern, limit), until, &mut listed).await?,
             None => listed.engine_unreachable = true,
         }
-        let ChannelsListed { channels, .. } =
+        let ChannelsListed { channels, total } =
             timeout_at(until + self.wait, own).await.ok().and_then(Result::ok).ok_or(CallError::Busy)??;
-        for count in channels {
-            *listed.channels.entry(count.channel).or_default() += u64::from(count.clients);
+        listed.total += total;
+        for (channel, clients) in channels {
+            *listed.channels.entry(channel).or_default() += clients;
         }
         self.metrics.add(Number::NodesMissing, listed.missing.len() as u64);
         Ok(listed)
+    }
+
+    /// The same for those who cannot be told which nodes are missing: all of them, or nothing.
+    ///
+    /// # Errors
+    /// This node has too much to do, or some node did not answer.
+    async fn list_whole(&self, pattern: String, limit: u32) -> Result<ListedByAll, CallError> {
+        let listed = self.list(pattern, limit).await?;
+        let is_whole = listed.missing.is_empty() && !listed.engine_unreachable;
+        if is_whole { Ok(listed) } else { Err(CallError::Busy) }
     }
 
     async fn list_others(
@@ -298,34 +333,35 @@ impl Fleet {
                 Ok(()) => timeout_at(until, own).await.ok().and_then(Result::ok).and_then(Result::ok),
                 Err(_) => None,
             };
-            let Some(ChannelsListed { channels, .. }) = listed else {
+            let Some(ChannelsListed { channels, total }) = listed else {
                 return fleet.say_part(to, question, 0, Vec::new(), Ending::Busy);
             };
             let (mut part, mut bytes, mut number) = (Vec::new(), 0, 0);
-            for count in channels {
-                bytes += count.channel.len();
-                part.push((count.channel, count.clients));
+            for (channel, clients) in channels {
+                bytes += channel.len();
+                part.push((channel, clients));
                 if bytes >= PART_BYTES {
                     fleet.say_part(to, question, number, std::mem::take(&mut part), Ending::More);
                     (bytes, number) = (0, number + 1);
                 }
             }
-            fleet.say_part(to, question, number, part, Ending::Last);
+            fleet.say_part(to, question, number, part, Ending::Last(total));
         });
     }
 
     /// A part that finds no room is lost, and this node is missing in the answer.
-    fn say_part(&self, to: u32, question: u64, part: u32, channels: Vec<(Box<str>, u32)>, ending: Ending) {
+    fn say_part(&self, to: u32, question: u64, part: u32, channels: Vec<(Box<str>, u64)>, ending: Ending) {
         let from = self.generation.load(Ordering::Relaxed);
         let (is_last, is_busy) = (ending != Ending::More, ending == Ending::Busy);
-        drop(self.tell(to, &Word::Listed(Part { from, question, part, is_last, is_busy, channels })));
+        let total = if let Ending::Last(total) = ending { total } else { 0 };
+        drop(self.tell(to, &Word::Listed(Part { from, question, part, is_last, is_busy, total, channels })));
     }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Ending {
     More,
-    Last,
+    Last(u64),
     Busy,
 }
 
@@ -334,7 +370,7 @@ struct Hearing {
     name: String,
     /// How many parts have come.
     parts: u32,
-    heard: Vec<(Box<str>, u32)>,
+    heard: Vec<(Box<str>, u64)>,
 }
 
 /// Takes a part of a node's answer; with its last one it counts.
@@ -350,8 +386,9 @@ fn hear(part: Part, waiting: &mut BTreeMap<u32, Hearing>, listed: &mut ListedByA
     if !is_whole {
         return listed.missing.push(hearing.name);
     }
+    listed.total += part.total;
     for (channel, clients) in hearing.heard {
-        *listed.channels.entry(channel).or_default() += u64::from(clients);
+        *listed.channels.entry(channel).or_default() += clients;
     }
 }
 

@@ -3,8 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-use ringway_engine::call::ChannelCount;
-
 use super::*;
 use crate::control::call_queue;
 
@@ -62,9 +60,9 @@ fn node(
                 }
                 Call::Channels { pattern, reply, .. } => {
                     let found = channels.iter().filter(|(name, _)| name.contains(&pattern));
-                    let channels =
-                        found.map(|(name, clients)| ChannelCount { channel: name.as_str().into(), clients: *clients });
-                    let _ = reply.send(Ok(ChannelsListed { channels: channels.collect(), total: 0 }));
+                    let channels = found.map(|(name, clients)| (name.as_str().into(), u64::from(*clients)));
+                    let total = channels.clone().count() as u64;
+                    let _ = reply.send(Ok(ChannelsListed { channels: channels.collect(), total }));
                 }
                 other => panic!("{other:?}"),
             }
@@ -104,7 +102,7 @@ fn the_channels_of_all_nodes_are_summed() {
         settled().await;
         let listed = one.list("chat:".into(), 100).await.expect("is listed");
         assert!(listed.missing.is_empty() && !listed.engine_unreachable, "{:?}", listed.missing);
-        assert_eq!(listed.channels.len(), 9_002);
+        assert_eq!((listed.channels.len(), listed.total), (9_002, 9_003));
         assert_eq!((listed.channels["chat:a"], listed.channels["chat:b"]), (7, 1));
         assert_eq!(metrics.get(Number::NodesMissing), 0);
         assert!(one.questions.lock().expect("no panic").is_empty());

@@ -40,7 +40,7 @@ mod listener;
 pub mod process;
 
 pub use call::{Call, CallSender, Hooks, NoHooks, Published, Reloaded, call_queue};
-pub use fleet::{NEWS_MAX, News};
+pub use fleet::{ListedByAll, NEWS_MAX, News};
 pub use metrics::MetricsHub;
 
 /// Connections of the control port at once. Over: new ones wait in the kernel's listen queue.

@@ -192,12 +192,14 @@ fn channels_are_gathered_from_all_shards() {
         assert!(answer.try_recv().is_err(), "waits for all");
         let Some(LaneMessage::ChannelsCall(call)) = received(&link, shard).1.pop() else { panic!("nothing came") };
         assert_eq!((&*call.pattern, call.limit), ("a", 5));
-        let channels = vec![ChannelCount { channel: format!("a{shard}").into(), clients: 1 }];
-        let part = ChannelsAnswer { origin: call.origin, core: CoreId(shard), channels, total: 10 };
+        let count = |channel: String, clients| ChannelCount { channel: channel.into(), clients };
+        let channels = vec![count(format!("a{shard}"), 1), count("all".into(), 2)];
+        let part = ChannelsAnswer { origin: call.origin, core: CoreId(shard), channels, total: 10, is_whole: true };
         link.answered(LaneMessage::ChannelsAnswer(Box::new(part)));
     }
     let listed = answer.try_recv().expect("is answered").expect("was done");
-    assert_eq!((listed.channels.len(), listed.total), (SHARDS as usize, 30));
+    assert_eq!((listed.channels.len(), listed.total), (SHARDS as usize + 1, 30));
+    assert_eq!(listed.channels["all"], 2 * u64::from(SHARDS));
     assert_eq!(link.in_flight.len(), 0);
 }
 

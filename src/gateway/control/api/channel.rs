@@ -314,8 +314,7 @@ impl ChannelsRequest {
         let waiting = asking.send(|reply| Call::Channels { pattern, limit, reply })?;
         Ok(Box::pin(async move {
             let ChannelsListed { channels, .. } = waiting.answer(ApiError::of_call).await?;
-            let counts = channels.into_iter().map(|count| (count.channel, count.clients.into()));
-            ChannelsResult::of(counts.collect(), &glob, listed_max)
+            ChannelsResult::of(channels, &glob, listed_max)
         }))
     }
 }

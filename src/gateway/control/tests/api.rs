@@ -2,7 +2,7 @@
 
 use std::sync::Mutex;
 
-use ringway_engine::call::{CallError, ChannelAsk, ChannelCount, ChannelFact, HistoryAsk, Since, UserOrder};
+use ringway_engine::call::{CallError, ChannelAsk, ChannelFact, HistoryAsk, Since, UserOrder};
 use ringway_engine::ids::{ConnId, CoreId};
 use ringway_engine::past::Past;
 use ringway_engine::presence::Member;
@@ -68,8 +68,8 @@ pub(super) fn other_shards(call: Call) {
             };
         }
         Call::Channels { reply, .. } => {
-            let count = |name: &str, clients| ChannelCount { channel: name.into(), clients };
-            let _ = reply.send(Ok(ChannelsListed { channels: vec![count("a:1", 3), count("b:1", 4)], total: 9 }));
+            let channels = [("a:1".into(), 3), ("b:1".into(), 4)].into();
+            let _ = reply.send(Ok(ChannelsListed { channels, total: 9 }));
         }
         Call::RevokeToken { token_id, reply, .. } => {
             let _ = reply.send(match token_id.as_str() {
