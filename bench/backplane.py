@@ -64,7 +64,7 @@ if KEYS[3] then
 end
 return { top, epoch, '0' }
 """
-# Only what routing takes, as in the measurements of the design (FLEET.md A.2): a number, the set of interested nodes, one message each.
+# Only what routing takes, as in the measurements of the design (design notes, A.2): a number, the set of interested nodes, one message each.
 NUMBERED = "#!lua\nreturn redis.call('HINCRBY', KEYS[1], 's', 1)"
 ROUTED = """#!lua
 local n = redis.call('HINCRBY', KEYS[1], 's', 1)
@@ -219,7 +219,7 @@ class Bench:
         yield from self.own("script, 1 node, batch of 64", "k1", batch=64)
 
     def routing_cases(self):
-        """As FLEET.md A.2: 20 nodes, many channels."""
+        """As the design notes, A.2: 20 nodes, many channels."""
         channels = self.scenario["routed_channels"]
         yield from self.other("a script that only numbers", "numbered", "r1", channels)
         for k in (1, 3, 20):
