@@ -76,7 +76,7 @@ const MET: &[(&str, u64)] = &[
     ("orders with nobody there", 10),
     // Channels without history, and reads of those with one.
     ("fleeting in order", 1_000),
-    ("history compared", 1_000),
+    ("history compared", 130),
     // Users with too many connections.
     ("one too many", 300),
     ("limits looked at", 300),

@@ -384,7 +384,7 @@ fn order_on_the_way(world: &mut World) {
     if is_sure {
         let has = link.stays.contains_key(&ordered);
         assert!(stays || !has, "client {client} was to be unsubscribed by the last order: {link:?}");
-        // Seeds 31 and 730 lose a subscribe: not understood yet.
+        // An order that the engine carries out before it parks, and whose feed comes behind the Close frame, is lost (seeds 31, 730).
         world.truth.counts.note("subscribes lost on the way", u64::from(stays && !has));
         world.truth.counts.note("orders on the way", 1);
         world.truth.counts.note("orders with nobody there", u64::from(was_away));
