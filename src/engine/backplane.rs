@@ -483,6 +483,14 @@ impl Request {
     }
 }
 
+impl Taken {
+    /// Bytes of memory it keeps, near enough for a bound.
+    pub fn memory_bytes(&self) -> usize {
+        let orders: usize = self.orders.iter().map(|order| order.len() + 16).sum();
+        size_of::<Self>() + self.client.len() + self.body.len() + orders
+    }
+}
+
 impl Event {
     /// Bytes of memory it keeps, near enough for a bound.
     pub fn memory_bytes(&self) -> usize {
@@ -490,9 +498,7 @@ impl Event {
         size_of::<Self>()
             + match self {
                 Event::Answer(_, Ok(Answer::Page(page))) => records(&page.records),
-                Event::Answer(_, Ok(Answer::Parked(Some(taken)))) => {
-                    size_of::<Taken>() + taken.client.len() + taken.body.len() + records(&taken.orders)
-                }
+                Event::Answer(_, Ok(Answer::Parked(Some(taken)))) => taken.memory_bytes(),
                 Event::Answer(_, Ok(Answer::Nodes(nodes))) => {
                     nodes.iter().map(|node| node.body.len() + size_of::<Described>()).sum()
                 }

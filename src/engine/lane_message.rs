@@ -12,10 +12,12 @@ use ringway_wire::centrifuge::reply::PublicationView;
 use ringway_wire::ingest::PayloadKind;
 
 use crate::backends::{BackendId, BackendNotice, Decision};
+use crate::backplane::Taken;
 use crate::backplane::{Event, Request, Room, Token};
 use crate::call::{ChannelAnswer, ChannelCall, ChannelsAnswer, ChannelsCall, UserAnswer, UserCall};
 use crate::ids::{ConnId, CoreId, Epoch, LocalChannelId, Offset};
 use crate::namespace::Namespaces;
+use crate::owner::Taker;
 use crate::past::Past;
 use crate::presence::Member;
 use crate::publication::{Publication, Publisher, Tags, tags_bytes};
@@ -77,6 +79,10 @@ pub enum LaneMessage {
     UserPark(Box<UserParking>),
     /// It is parked, or cannot be.
     UserParked(ConnId),
+    /// To a user's owner: what is parked for it, for a connection that it has heard of.
+    UserTake(Box<Taker>),
+    /// The answer; none: nothing.
+    UserTaken(Box<(Taker, Option<Box<Taken>>)>),
     /// To the owner of a user, and from there to each core with connections of that user.
     UserCall(Box<UserCall>),
     /// From the owner of a user.
@@ -446,6 +452,11 @@ impl LaneMessage {
                 | LaneMessage::UserExit(presence) => size_of::<UserPresence>() + presence.user.len(),
                 LaneMessage::UserPark(parking) => {
                     size_of::<UserParking>() + parking.user.len() + parking.client.len() + parking.body.len()
+                }
+                LaneMessage::UserTake(taker) => size_of::<Taker>() + taker.user.len(),
+                LaneMessage::UserTaken(taken) => {
+                    let state = taken.1.as_ref().map_or(0, |state| state.memory_bytes());
+                    size_of::<Taker>() + taken.0.user.len() + state
                 }
                 LaneMessage::UserEnter(entrant) => size_of::<UserEntrant>() + entrant.user.len(),
                 LaneMessage::UserEntered(entered) => size_of::<UserEntered>() + entered.entrant.user.len(),

@@ -440,7 +440,9 @@ impl Shard {
             match handed {
                 Handed::Parked(core, conn) if core == self.options.core => self.was_parked(conn),
                 Handed::Parked(core, conn) => self.lanes.push(core, LaneMessage::UserParked(conn)),
-                Handed::Taken(taker, taken) => self.parked_came(taker, taken.map(|taken| *taken)),
+                Handed::Taken(taker, taken) => {
+                    self.lanes.push(taker.from, LaneMessage::UserTaken((taker, taken).into()));
+                }
                 Handed::Entered(entrant, room) => self.place_answered(entrant, room),
                 Handed::Unsaid(user) => self.unsaid(user),
             }

@@ -52,6 +52,14 @@ impl Shard {
             LaneMessage::UserExit(presence) => self.owned_user_exit(&presence),
             LaneMessage::UserPark(parking) => self.owned_user_park(*parking),
             LaneMessage::UserParked(conn) => self.was_parked(conn),
+            LaneMessage::UserTake(taker) => {
+                let (owner, mut around) = self.owner();
+                owner.take_parked(*taker, &mut around);
+            }
+            LaneMessage::UserTaken(taken) => {
+                let (taker, taken) = *taken;
+                self.parked_came(taker, taken.map(|taken| *taken));
+            }
             LaneMessage::UserCall(call) if call.origin.is_some() => self.owned_user_call(&call),
             LaneMessage::PublishAnswer(answer) => self.publish_answered(&answer),
             LaneMessage::SubscribeAnswer(answer) => self.subscribe_answered(*answer),

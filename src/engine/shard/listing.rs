@@ -1,7 +1,7 @@
 //! Which channels have subscribers on this core, and how many.
 //!
-//! In: [`ChannelsCall`]s, which go to every core. Out: one [`ChannelsAnswer`] each; whoever asked sums them by name. Each core says the first
-//! names of its own, in their order: so the first names of all cores together are right in name and number, whatever is left out.
+//! In: [`ChannelsCall`]s, which go to every core. Out: one [`ChannelsAnswer`] each; whoever asked sums them by name. Each core says the
+//! first names of its own, in their order: so the first names of all cores together are right in name and number, whatever is left out.
 //! Invariants: a listing looks at so many channels per turn and no more, and keeps as many names as are asked for; one that
 //! was not carried to its end says so.
 

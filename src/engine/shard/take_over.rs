@@ -19,7 +19,7 @@ use crate::backplane::Taken;
 use crate::call::UserOrder;
 use crate::identity::About;
 use crate::ids::ConnId;
-use crate::lane_message::UserParking;
+use crate::lane_message::{LaneMessage, UserParking};
 use crate::metrics::Metric;
 use crate::owner::Taker;
 use crate::session::AskWhat;
@@ -56,8 +56,9 @@ impl Shard {
         self.hand_overs.orders.insert((conn.slot, number), (conn, Vec::new()));
         let until_ms = self.now_ms + u64::from(self.options.limits.parked_wait_ms);
         self.hand_overs.taking.push_back((until_ms, conn, number));
-        let (owner, mut around) = self.owner();
-        owner.take_parked(Taker { conn, number, user }, &mut around);
+        // Behind the word that the user is here: orders that the engine feeds from then on find it.
+        let taker = Taker { conn, from: self.options.core, number, user };
+        self.lanes.push(self.owner_of(&taker.user), LaneMessage::UserTake(taker.into()));
     }
 
     /// Notes an order about a client that waits for what is parked. True: it is carried out when that has come.
@@ -101,7 +102,7 @@ impl Shard {
 
     /// The engine's answer: perhaps too late for the connect result, perhaps for a client that has gone.
     pub(super) fn parked_came(&mut self, taker: Taker, taken: Option<Taken>) {
-        let Taker { conn, number, user } = taker;
+        let Taker { conn, number, user, .. } = taker;
         let orders = self.hand_overs.orders.remove(&(conn.slot, number)).map(|(_, orders)| orders).unwrap_or_default();
         let state = taken.and_then(|taken| self.state_of(taken));
         let waits = self.session_mut(conn).and_then(|session| session.take_ask(number));

@@ -8,8 +8,8 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use ringway_engine::backplane::{
-    Answer, Audience, Event, Fed, Feed, Follow, Keep, NodeId, Order, Page, Park, PublishBatch, Published, Read,
-    Refusal, Request, Subject, Taken, Tell,
+    Answer, Audience, Enter, Event, Fed, Feed, Follow, Keep, NodeId, Order, Page, Park, PublishBatch, Published, Read,
+    Refusal, Request, Room, Subject, Taken, Tell,
 };
 use ringway_engine::ids::{Epoch, Offset};
 use ringway_engine::lane_message::Position;
@@ -65,6 +65,8 @@ struct Kept {
     interest: BTreeMap<(bool, Box<str>), BTreeSet<u32>>,
     keys: BTreeMap<(Box<str>, Box<[u8]>), Position>,
     parked: BTreeMap<Box<str>, Parked>,
+    /// By user and registration.
+    connections: BTreeMap<Box<str>, BTreeMap<u32, u32>>,
 }
 
 /// What is parked for a user, the oldest first, and until when.
@@ -194,7 +196,11 @@ impl Engine {
                 self.draining_until_ms = self.draining_until_ms.max(self.now_ms + ttl_ms);
                 Answer::Done
             }
-            Request::Enter(_) | Request::SetConnections { .. } => panic!("no plan limits connections per user"),
+            Request::Enter(enter) => Answer::Entered(self.enter(from, enter)),
+            Request::SetConnections { user, mine } => {
+                self.set_connections(from, user, mine);
+                Answer::Done
+            }
             Request::Describe { .. } | Request::Nodes => panic!("control planes ask for nodes, owners do not"),
         })
     }
@@ -366,6 +372,41 @@ impl Engine {
             self.kept.parked.remove(user);
         }
         taken
+    }
+
+    fn lives(&self, generation: u32) -> bool {
+        self.leases.values().any(|(_, node, until_ms)| node.generation == generation && *until_ms > self.now_ms)
+    }
+
+    fn enter(&mut self, from: Caller, Enter { user, mine, max }: Enter) -> Room {
+        let known = self.kept.connections.get(&user).cloned().unwrap_or_default();
+        let others = known.into_iter().filter(|(of, _)| *of != from.generation && self.lives(*of));
+        let (mut all, mut gone) = (mine, 0);
+        for (of, count) in others {
+            all += count;
+            gone += if self.inboxes.contains_key(&of) { 0 } else { count };
+        }
+        if all <= max {
+            self.set_connections(from, user, mine);
+            Room::Yes
+        } else if all - gone <= max {
+            Room::Later
+        } else {
+            Room::No
+        }
+    }
+
+    fn set_connections(&mut self, from: Caller, user: Box<str>, mine: u32) {
+        let known = self.kept.connections.entry(user).or_default();
+        known.insert(from.generation, mine);
+        known.retain(|_, count| *count > 0);
+    }
+
+    /// Connections that living nodes are said to have.
+    pub(crate) fn living_connections(&self) -> Vec<(Box<str>, u32, u32)> {
+        let all = self.kept.connections.iter();
+        let all = all.flat_map(|(user, known)| known.iter().map(|(of, count)| (user.clone(), *of, *count)));
+        all.filter(|(_, of, _)| self.lives(*of)).collect()
     }
 
     /// Epoch and top of a channel; none: nobody has asked for it, or the next request begins another epoch.

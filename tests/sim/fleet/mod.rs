@@ -3,7 +3,8 @@
 //! In: seeds. Out: pass, or the first broken promise with the seed that breaks it. Everything between a client and the
 //! engine's model is the product's (`Shard`, driven as the loop drives it); the order of everything is the seed's: turns,
 //! lanes, requests to the engine, answers and what is fed, each late on its own. Nodes are cut off, killed, drained, frozen and
-//! started again; the engine comes back empty or without its last writes; clients come back elsewhere with their positions.
+//! started again; the engine comes back empty or without its last writes; clients come back elsewhere with their positions; several
+//! clients of one user want in at once; orders come while a client goes from node to node.
 //!
 //! ```text
 //! RINGWAY_SIM_SEED=7 cargo test -p ringway-tests --test sim fleet     one seed again
@@ -18,6 +19,7 @@ mod hop;
 mod node;
 mod phases;
 mod plan;
+mod stay;
 mod truth;
 mod world;
 
@@ -70,6 +72,14 @@ const MET: &[(&str, u64)] = &[
     ("members compared", 1_300),
     ("orders", 5_000),
     ("orders refused", 1_700),
+    ("orders on the way", 30),
+    ("orders with nobody there", 10),
+    // Channels without history, and reads of those with one.
+    ("fleeting in order", 1_000),
+    ("history compared", 130),
+    // Users with too many connections.
+    ("one too many", 300),
+    ("limits looked at", 300),
 ];
 /// Fewer runs than this need not meet it.
 const MET_SEEDS: u64 = 500;

@@ -82,6 +82,8 @@ pub(crate) struct NodePlan {
 pub(crate) enum Kind {
     /// History and recovery.
     Stream,
+    /// Neither: who misses something is not told.
+    Fleeting,
     /// The same, and members who hear of each other.
     Crowd,
     /// The same, for subscriptions that orders make.
@@ -100,6 +102,8 @@ pub(crate) struct ClientPlan {
     pub(crate) user: String,
     /// It keeps positions of subscriptions that the server has made, and brings them along.
     pub(crate) keeps_server_side: bool,
+    /// One of several with one user, about whom there are no orders.
+    pub(crate) is_visitor: bool,
 }
 
 impl FleetPlan {
@@ -124,10 +128,11 @@ impl FleetPlan {
             wall_offset_ms: 5_000 + dice.below(2_000) as i64,
         };
         let streams = dice.between(1, 3);
-        let kinds = (0..streams).map(|_| Kind::Stream).chain([Kind::Crowd, Kind::Ordered]);
+        let kinds = (0..streams).map(|_| Kind::Stream).chain([Kind::Fleeting, Kind::Crowd, Kind::Ordered]);
         let channels = kinds.enumerate().map(|(number, kind)| {
             let prefix = match kind {
                 Kind::Stream => "",
+                Kind::Fleeting => "fleeting:",
                 Kind::Crowd => "crowd:",
                 Kind::Ordered => "ordered:",
             };
@@ -141,15 +146,27 @@ impl FleetPlan {
             encoding: dice.pick(&[Encoding::Json, Encoding::Protobuf]),
             user: format!("u{number}"),
             keeps_server_side: dice.one_in(2),
+            is_visitor: false,
         };
+        let visitor = |dice: &mut Dice| ClientPlan {
+            user: "visitor".into(),
+            is_visitor: true,
+            keeps_server_side: false,
+            encoding: dice.pick(&[Encoding::Json, Encoding::Protobuf]),
+        };
+        let mut clients: Vec<_> = (0..dice.between(2, 6)).map(|number| client(number, &mut dice)).collect();
+        let connections_per_user_max = if dice.one_in(3) { dice.between(1, 3) as u32 } else { 0 };
+        if connections_per_user_max > 0 {
+            clients.extend((0..dice.between(2, 5)).map(|_| visitor(&mut dice)));
+        }
         FleetPlan {
             seed,
             nodes: (0..nodes).map(|_| node(&mut dice)).collect(),
             channels,
-            clients: (0..dice.between(2, 6)).map(|number| client(number, &mut dice)).collect(),
+            clients,
             backends: dice.between(1, 2),
             history_size: dice.pick(&[4, 30, 500, 500]) as u32,
-            limits: limits(&mut dice, faults.leaks),
+            limits: Limits { connections_per_user_max, ..limits(&mut dice, faults.leaks) },
             socket_bytes_max: dice.pick(&[700, 200_000, 200_000]),
             steps: dice.between(300, 1_200),
             faults,
@@ -160,6 +177,16 @@ impl FleetPlan {
     pub(crate) fn number_of(&self, name: &str) -> usize {
         let number = self.channels.iter().position(|channel| channel.name == name);
         number.unwrap_or_else(|| panic!("an unknown channel {name:?}"))
+    }
+
+    /// How many clients are nobody's visitors: the first ones.
+    pub(crate) fn residents(&self) -> usize {
+        self.clients.iter().filter(|client| !client.is_visitor).count()
+    }
+
+    /// Whether positions of the channel are known to clients.
+    pub(crate) fn has_positions(&self, channel: usize) -> bool {
+        self.channels[channel].kind != Kind::Fleeting
     }
 
     /// The one for orders.
@@ -196,7 +223,8 @@ impl FleetPlan {
         };
         let crowd = |name| Namespace { presence: true, join_leave: true, join_leave_forced: true, ..stream(name) };
         let ordered = Namespace { durability: Durability::Fleet, ..stream("ordered") };
-        Namespaces::new(stream(""), vec![crowd("crowd"), ordered]).expect("namespaces without contradiction")
+        let fleeting = Namespace { history_size: 0, history_ttl_ms: 0, recovery: false, ..stream("fleeting") };
+        Namespaces::new(stream(""), vec![crowd("crowd"), ordered, fleeting]).expect("namespaces without contradiction")
     }
 }
 

@@ -127,6 +127,22 @@ impl Truth {
         *id.unwrap_or_else(|| panic!("nothing stands at {offset} of {channel}, epoch {epoch}"))
     }
 
+    /// Where a publication of a channel stands: epoch and offset, in each history that has it.
+    pub(crate) fn places(&self, channel: &str, id: Id) -> Vec<(String, u64)> {
+        let of_channel = self.past.iter().filter(|((name, _), _)| name == channel);
+        let places = of_channel.filter_map(|((_, epoch), past)| {
+            let index = past.iter().position(|one| *one == id)?;
+            Some((epoch.clone(), index as u64 + 1))
+        });
+        places.collect()
+    }
+
+    /// Highest offset of each history of a channel.
+    pub(crate) fn tops(&self, channel: &str) -> BTreeMap<String, u64> {
+        let of_channel = self.past.iter().filter(|((name, _), _)| name == channel);
+        of_channel.map(|((_, epoch), past)| (epoch.clone(), past.len() as u64)).collect()
+    }
+
     /// Highest offset of a history.
     pub(crate) fn top(&self, channel: &str, epoch: &str) -> u64 {
         self.past.get(&(channel.to_owned(), epoch.to_owned())).map_or(0, |past| past.len() as u64)

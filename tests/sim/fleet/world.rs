@@ -44,6 +44,7 @@ pub(crate) struct World {
     /// Orders without an answer, by the node and number of the call.
     orders: BTreeMap<(usize, u64), usize>,
     calls: u64,
+    pub(crate) refused_orders: u64,
     tokens: Arc<dyn Tokens>,
     boots: u64,
 }
@@ -70,6 +71,7 @@ impl World {
             late: VecDeque::new(),
             orders: BTreeMap::new(),
             calls: 0,
+            refused_orders: 0,
             tokens: Arc::new(Named),
             boots: 0,
             plan,
@@ -356,10 +358,47 @@ impl World {
                 };
                 let known = self.orders.remove(&(name, call));
                 assert!(known.is_some(), "a second answer to call {call}");
+                self.refused_orders += u64::from(result.is_err());
                 self.truth.counts.note(if result.is_ok() { "orders" } else { "orders refused" }, 1);
             }
         }
         some
+    }
+
+    /// Some order has no answer.
+    pub(crate) fn has_open_orders(&self) -> bool {
+        !self.orders.is_empty()
+    }
+
+    /// A user has no more connections than the limit, as long as the engine does what it is asked.
+    pub(crate) fn assert_limit(&mut self) {
+        let max = self.plan.limits.connections_per_user_max as usize;
+        if max == 0 || !self.plan.faults.spare_the_engine() {
+            return;
+        }
+        // A node that has just started does not know of the engine yet, and lets in who fits there.
+        let unchecked = |node: &mut Node| node.total(Metric::UserLimitUnchecked) > 0;
+        if self.nodes.iter_mut().flatten().any(unchecked) {
+            return;
+        }
+        // Whom a node sends away may not know yet.
+        let stays = |client: &&Client| {
+            let Some(link) = client.link.as_ref().filter(|_| client.is_in()) else { return false };
+            let node = self.nodes[link.node].as_ref();
+            node.is_some_and(|node| node.boot == link.boot && node.leaving == Leaving::Not)
+        };
+        let inside = self.clients.iter().filter(|client| client.plan.is_visitor).filter(stays).count();
+        assert!(inside <= max, "{inside} connections of one user, not {max}");
+        self.truth.counts.note("limits looked at", u64::from(inside == max));
+    }
+
+    /// Everybody for whom there is room is in.
+    pub(crate) fn assert_room_is_used(&self) {
+        let visitors: Vec<_> = self.clients.iter().filter(|client| client.plan.is_visitor).collect();
+        let inside = visitors.iter().filter(|client| client.is_in()).count();
+        let room = visitors.len().min(self.plan.limits.connections_per_user_max as usize);
+        // Who came in while the engine could not be asked stays.
+        assert!(inside >= room, "{inside} of {} visitors are in, and there is room for {room}", visitors.len());
     }
 
     /// Nothing is under way between nodes and engine, nor at the server API.

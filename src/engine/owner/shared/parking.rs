@@ -18,6 +18,8 @@ use crate::metrics::Metric;
 pub struct Taker {
     /// The connection.
     pub conn: ConnId,
+    /// On which core.
+    pub from: CoreId,
     /// Number of its request.
     pub number: u32,
     /// Its user.
