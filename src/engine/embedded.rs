@@ -291,37 +291,37 @@ impl Hub {
         Ok(self.tell(Tell { subject: Subject::User(user), to: Audience::Interested, body }))
     }
 
-    fn keep_parked(&mut self, me: NodeId, park: Park) -> u32 {
+    fn keep_parked(&mut self, me: NodeId, wanted: Park) -> u32 {
         let now_ms = self.now_ms;
         let nodes = &self.nodes;
         let is_elsewhere = |generation: &u32| {
             *generation != me.generation && nodes.get(generation).is_some_and(|node| node.is_reachable)
         };
-        let interested = self.interest.get(&(true, park.user.clone()));
+        let interested = self.interest.get(&(true, wanted.user.clone()));
         let elsewhere = interested.is_some_and(|nodes| nodes.iter().any(is_elsewhere));
-        let (entries, until_ms) = self.parked.entry(park.user.clone()).or_default();
+        let (entries, until_ms) = self.parked.entry(wanted.user.clone()).or_default();
         if *until_ms <= now_ms {
             entries.clear();
         }
-        *until_ms = now_ms.saturating_add(park.ttl_ms);
-        let place = entries.iter().position(|entry| entry.is_of(&park.client));
+        *until_ms = now_ms.saturating_add(wanted.ttl_ms);
+        let place = entries.iter().position(|entry| entry.is_of(&wanted.client));
         match place {
-            Some(place) if park.body.is_empty() => drop(entries.remove(place)),
-            Some(place) => entries[place].replace(park.body),
-            None if park.again || park.body.is_empty() => {}
+            Some(place) if wanted.body.is_empty() => drop(entries.remove(place)),
+            Some(place) => entries[place].replace(wanted.body),
+            None if wanted.again || wanted.body.is_empty() => {}
             None => {
-                let alone = park.alone && !elsewhere && !entries.iter().any(Entry::is_state);
+                let alone = wanted.alone && !elsewhere && !entries.iter().any(Entry::is_state);
                 entries.iter_mut().for_each(Entry::is_not_alone);
-                entries.push_back(Entry::State { client: park.client, body: park.body, alone });
+                entries.push_back(Entry::State { client: wanted.client, body: wanted.body, alone });
             }
         }
         let states = entries.iter().filter(|entry| entry.is_state()).count();
-        let over = states.saturating_sub(park.entries_max as usize);
+        let over = states.saturating_sub(wanted.entries_max as usize);
         for _ in 0..over {
             while entries.pop_front().is_some_and(|entry| !entry.is_state()) {}
         }
         if states == 0 {
-            self.parked.remove(&park.user);
+            self.parked.remove(&wanted.user);
         }
         over as u32
     }

@@ -290,10 +290,10 @@ impl Shard {
             // An order has taken away what there was.
             body.clear();
         }
-        self.park(hand_over, body.into(), waits);
+        self.park_body(hand_over, body.into(), waits);
     }
 
-    fn park(&mut self, hand_over: &HandOver, body: Box<[u8]>, waits: bool) {
+    fn park_body(&mut self, hand_over: &HandOver, body: Box<[u8]>, waits: bool) {
         let conn = hand_over.conn;
         let slots = self.users.connections(&hand_over.user, |slot| user_at(&self.connections, slot));
         let others = slots.filter(|slot| *slot != conn.slot).count();
@@ -356,7 +356,7 @@ impl Shard {
                 if let Some(hand_over) = self.hand_overs.leaving.remove(&conn.slot)
                     && hand_over.is_sent
                 {
-                    self.park(&hand_over, Box::default(), false);
+                    self.park_body(&hand_over, Box::default(), false);
                 }
                 false
             }

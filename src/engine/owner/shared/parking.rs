@@ -52,8 +52,8 @@ impl Owner {
     pub fn park_state(&mut self, parking: UserParking, around: &mut Surroundings<'_>) {
         let UserParking { user, client, body, again, alone, waits, from } = parking;
         let (ttl_ms, entries_max) = (self.limits.parked_ttl_ms.into(), self.limits.parked_per_user_max);
-        let park = Park { user, client, body, again, alone, ttl_ms, entries_max };
-        self.ask(Asked::Park(waits.map(|conn| (from, conn))), Request::Park(park), around);
+        let parking = Park { user, client, body, again, alone, ttl_ms, entries_max };
+        self.ask(Asked::Park(waits.map(|conn| (from, conn))), Request::Park(parking), around);
     }
 
     /// Asks for what is parked for a user.
