@@ -142,6 +142,19 @@ impl Shard {
         }
     }
 
+    /// The same for one client, whose commands are to be read: it must not be answered that it has left a channel, and then be
+    /// told to subscribe again.
+    pub(super) fn tell_insufficient_to(&mut self, conn: ConnId) {
+        if self.given_up.is_empty() {
+            return;
+        }
+        let Some(form) = self.session(conn).map(|session| session.form) else { return };
+        let gone = core::mem::take(&mut self.given_up);
+        self.end_subscriptions(conn, form, &gone);
+        self.send_replies(conn, form);
+        self.given_up.extend(gone);
+    }
+
     /// Nothing more of this channel goes out, and its owner hears that this core left.
     fn give_up(&mut self, local: LocalChannelId) {
         let told = self.events_of(local) != EventMode::Off;

@@ -85,6 +85,7 @@ impl Shard {
 
     /// Reads what was left from the last time and `bytes` behind it.
     pub(super) fn read(&mut self, conn: ConnId, bytes: &mut [u8], part: Part) {
+        self.tell_insufficient_to(conn);
         let Some(connection) = self.connections.get_mut(conn.slot, conn.generation) else { return };
         let mut state = FrameState {
             fragments: core::mem::take(&mut connection.fragments),

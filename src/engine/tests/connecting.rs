@@ -494,3 +494,32 @@ fn a_subscription_ended_before_it_was_granted_does_not_end_the_one_that_followed
     world.deliver(channel, ordered[0].2, 8);
     starts(&world.reads(), &["\"offset\":8"]);
 }
+
+#[test]
+fn who_leaves_a_channel_that_is_being_given_up_is_told_that_first() {
+    let mut world = World::with(EventMode::Off);
+    let channel = &foreign(1)[0];
+    world.says("{\"id\":1,\"connect\":{}}");
+    world.says(&format!("{{\"id\":2,\"subscribe\":{{\"channel\":\"{channel}\"}}}}"));
+    let asked = world.asked();
+    world.grant(asked[0].1, asked[0].2, 7);
+    starts(&world.reads(), &["{\"id\":1,\"connect\":", "{\"id\":2,\"subscribe\":"]);
+    // Both within a turn, at whose end all clients are told. An SDK that hears 2500 last subscribes again.
+    world.hears(LaneMessage::Insufficient { local: asked[0].2 });
+    world.says(&format!("{{\"id\":3,\"unsubscribe\":{{\"channel\":\"{channel}\"}}}}"));
+    let heard = world.reads();
+    assert!(heard[0].contains("\"code\":2500"), "{heard:?}");
+    starts(&heard[1..], &["{\"id\":3,\"unsubscribe\":"]);
+    // Who subscribes is told as well, and has one subscription.
+    world.says(&format!("{{\"id\":4,\"subscribe\":{{\"channel\":\"{channel}\"}}}}"));
+    let asked = world.asked();
+    world.grant(asked[0].1, asked[0].2, 8);
+    starts(&world.reads(), &["{\"id\":4,\"subscribe\":"]);
+    world.hears(LaneMessage::Insufficient { local: asked[0].2 });
+    world.says(&format!("{{\"id\":5,\"subscribe\":{{\"channel\":\"{channel}\"}}}}"));
+    let heard = world.reads();
+    assert!(heard.len() == 1 && heard[0].contains("\"code\":2500"), "{heard:?}");
+    let asked = world.asked();
+    world.grant(asked[0].1, asked[0].2, 9);
+    starts(&world.reads(), &["{\"id\":5,\"subscribe\":"]);
+}
