@@ -118,7 +118,7 @@ pub struct Limits {
     /// Bytes of publications that wait on one shard for the backplane. Over: error 111 (temporary).
     pub backplane_queue_bytes_max: u32,
     /// Bytes of history that one answer of the engine may have when a channel is followed. Over: the latest; who lacks older
-    /// ones is told (2500, or `recovered:false`). At least twice `recovery_bytes_max`.
+    /// ones is told (2500, or `recovered:false`). Twice `recovery_bytes_max`, if that is more.
     pub page_bytes_max: u32,
     /// How often a channel's or user's interest is registered again and its position compared; 0: never.
     pub interest_check_ms: u32,

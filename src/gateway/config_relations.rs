@@ -27,11 +27,6 @@ pub const RELATIONS: &[Relation] = &[
         holds: |s| s.limits.recovery_bytes_max <= s.limits.outbox_bytes_max / 2,
     },
     Relation {
-        key: "limits.page_bytes_max",
-        text: "limits.page_bytes_max must be at least twice limits.recovery_bytes_max: what may be recovered must fit with its heads",
-        holds: |s| s.limits.page_bytes_max / 2 >= s.limits.recovery_bytes_max,
-    },
-    Relation {
         key: "limits.call_answer_bytes_max",
         text: "limits.call_answer_bytes_max must be at most half of limits.outbox_bytes_max: an answer must leave room for what follows",
         holds: |s| s.limits.call_answer_bytes_max <= s.limits.outbox_bytes_max / 2,

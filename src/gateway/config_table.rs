@@ -497,7 +497,7 @@ limits! {
         "Memory per shard while the backplane is away.";
         "Raise it with limits.backplane_wait_ms and the rate of publishes.";
     page_bytes_max, "bytes" 2_048..=1_073_741_824;
-        "Bytes of history in one answer of the engine when a channel is followed. Over: the latest; who lacks older ones is told (2500, or recovered:false), and it is counted in ringway_backplane_pages_cut_total.";
+        "Bytes of history in one answer of the engine when a channel is followed; twice limits.recovery_bytes_max, if that is more. Over: the latest; who lacks older ones is told (2500, or recovered:false), and it is counted in ringway_backplane_pages_cut_total.";
         "Memory of a node and a stall of the engine, for each such answer.";
         "Raise it where a node that was cut off from the engine for long must fill the gap of a busy channel.";
     interest_check_ms, "ms" 0..=86_400_000;

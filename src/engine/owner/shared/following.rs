@@ -172,7 +172,8 @@ impl Owner {
             channel: channel.name.clone(),
             since,
             limit,
-            bytes_max: self.limits.page_bytes_max,
+            // What may be recovered fits, with the heads of its records.
+            bytes_max: self.limits.page_bytes_max.max(self.limits.recovery_bytes_max.saturating_mul(2)),
             fresh,
         });
         let Some(busy) = &mut channel.busy else { return };

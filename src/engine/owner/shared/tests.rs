@@ -96,7 +96,12 @@ impl World {
         let node = |index: usize| Node {
             owner: Owner::new(
                 // Often enough that schedules have it.
-                Limits { interest_check_ms: 4 * TICK_MS as u32, page_bytes_max, ..Limits::DEFAULT },
+                Limits {
+                    interest_check_ms: 4 * TICK_MS as u32,
+                    page_bytes_max,
+                    recovery_bytes_max: page_bytes_max / 2,
+                    ..Limits::DEFAULT
+                },
                 Place { core: CoreId(0), shards: 1, boot: index as u32 },
                 Some(FleetPlace { core: BACKPLANE, wall_offset_ms: 5_000 }),
                 7,
